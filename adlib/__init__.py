@@ -1,0 +1,7 @@
+"""adlib: find the defect when you only have pictures of good parts."""
+
+from adlib.detector import Prediction
+from adlib.patchcore import PatchCore
+
+__version__ = "0.1.0"
+__all__ = ["PatchCore", "Prediction", "__version__"]

@@ -1,0 +1,169 @@
+"""Frozen backbones and the locally aware patch features that are read from them.
+
+A backbone here is any module that maps a normalised image batch (B, 3, H, W) to a dictionary
+{level: (B, C, h, w)}. `load_backbone` makes one from a name or from a module of your own.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Sequence
+from importlib import resources
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from adlib.resnet import ResNet18
+
+SHIPPED = "adlib_resnet18"  # the small backbone that the package carries: no download
+WEIGHTS = "adlib_resnet18_v1.safetensors"
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's images, per channel
+
+
+def load_backbone(
+    backbone: str | nn.Module,
+    levels: Sequence[str] = ("layer2", "layer3"),
+    *,
+    pretrained: bool = True,
+    seed: int = 0,
+) -> nn.Module:
+    """A frozen copy of a backbone, in evaluation mode, that returns {level: (B, C, h, w)}.
+
+    backbone: "adlib_resnet18" (shipped, no download); a torchvision name such as "wide_resnet50_2"
+    (its IMAGENET1K_V1 weights, downloaded on first use, hash checked); or a module of your own,
+    whose forward returns such a dictionary or has submodules named as `levels`.
+    pretrained=False gives random weights drawn from `seed`: for tests and as a baseline.
+    Raises ValueError for an unknown name or level, RuntimeError where weights cannot be had.
+    """
+    if isinstance(backbone, nn.Module):
+        module = _at_levels(copy.deepcopy(backbone), levels, "the given module")
+    elif backbone == SHIPPED:
+        module = _shipped(pretrained, seed)
+    else:
+        module = _at_levels(_torchvision(backbone, pretrained, seed), levels, backbone)
+    module = module.eval().requires_grad_(False)
+    with torch.inference_mode():
+        parameter = next(module.parameters(), torch.zeros(()))
+        found = module(torch.zeros(1, 3, 64, 64, device=parameter.device))
+    if not isinstance(found, dict) or (missing := [level for level in levels if level not in found]):
+        have = ", ".join(found) if isinstance(found, dict) else type(found).__name__
+        raise ValueError(f"backbone: expected levels {', '.join(levels)}, found {have}; wanted: {missing}")
+    return module
+
+
+def _shipped(pretrained: bool, seed: int) -> nn.Module:
+    if not pretrained:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return ResNet18()
+    with resources.as_file(resources.files("adlib") / "weights" / WEIGHTS) as path:
+        state = load_file(path)
+    module = ResNet18(width=len(state["bn1.weight"]))
+    missing, unexpected = module.load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
+    if unexpected or any(not name.endswith("num_batches_tracked") for name in missing):
+        raise RuntimeError(f"{WEIGHTS}: expected the weights of ResNet18, missing {missing}, unexpected {unexpected}")
+    return module
+
+
+def _torchvision(name: str, pretrained: bool, seed: int) -> nn.Module:
+    from torchvision import models  # takes a second to import, and most users never need it
+
+    if name not in models.list_models():
+        raise ValueError(f"backbone {name!r}: expected {SHIPPED!r}, a torchvision model's name, or a module")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = models.get_model(name, weights=None)
+    if pretrained:
+        try:
+            weights = models.get_model_weights(name).IMAGENET1K_V1
+            module.load_state_dict(weights.get_state_dict(check_hash=True, weights_only=True))
+        except AttributeError:
+            raise ValueError(f"backbone {name!r}: torchvision has no IMAGENET1K_V1 weights for it") from None
+        except OSError as error:
+            raise RuntimeError(
+                f"backbone {name!r}: its weights could not be downloaded ({error}). Without a network, use "
+                f"backbone={SHIPPED!r}, or put the file that torchvision names into torch.hub's folder"
+            ) from error
+    return module
+
+
+def _at_levels(module: nn.Module, levels: Sequence[str], name: str) -> nn.Module:
+    """The module cut so that it returns the outputs of its submodules `levels` and computes no more."""
+    module.eval()
+    parameter = next(module.parameters(), torch.zeros(()))
+    with torch.inference_mode():
+        if isinstance(module(torch.zeros(1, 3, 64, 64, device=parameter.device)), dict):
+            return module
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    unknown = [level for level in levels if level not in dict(module.named_modules())]
+    if unknown:
+        children = ", ".join(child for child, _ in module.named_children())
+        raise ValueError(f"backbone {name}: no level {unknown[0]!r}; its submodules are {children}")
+    return create_feature_extractor(module, list(levels))
+
+
+def fingerprint(module: nn.Module) -> str:
+    """SHA-256 over the names, shapes and values of a module's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        tensor = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class PatchFeatures(nn.Module):
+    """Images to locally aware patch features P_{s,p}. Equations (2.1) to (2.3).
+
+    Each level is averaged over p×p neighbourhoods (2.2). The levels are brought to the grid of the
+    first one by bilinear interpolation and stacked. Every s-th row and column is kept (2.3).
+
+    backbone: see `load_backbone`. levels: from fine to coarse. neighbourhood: p, odd.
+    stride: s, at least 1.
+    Source: Roth et al., CVPR 2022, Section 3.1.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, levels: Sequence[str] = ("layer2", "layer3"), neighbourhood: int = 3, stride: int = 1
+    ) -> None:
+        super().__init__()
+        if not levels:
+            raise ValueError("levels: expected at least one, such as ('layer2', 'layer3')")
+        if neighbourhood < 1 or neighbourhood % 2 == 0:
+            raise ValueError(f"neighbourhood = {neighbourhood}: expected an odd number, so that a cell is its centre")
+        if stride < 1:
+            raise ValueError(f"stride = {stride}: expected at least 1")
+        self.backbone = backbone.to(memory_format=torch.channels_last)  # about a quarter faster on CPUs
+        self.levels, self.neighbourhood, self.stride = tuple(levels), neighbourhood, stride
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images (B, 3, H, W) in [0, 1] to features (B, C, h, w), C the sum of the levels' channels."""
+        x = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        outputs = self.backbone(x)
+        levels = [aggregate(outputs[level], self.neighbourhood) for level in self.levels]
+        grid = levels[0].shape[-2:]
+        levels = [levels[0]] + [F.interpolate(x, grid, mode="bilinear", align_corners=False) for x in levels[1:]]
+        return torch.cat(levels, 1)[:, :, :: self.stride, :: self.stride]  # (B, C, h, w)
+
+
+def aggregate(features: Tensor, neighbourhood: int) -> Tensor:
+    """The mean over the p×p neighbourhood of each cell. Equation (2.2) over the cells of (2.1).
+
+    features: (B, C, h, w), the same shape out. At the border, the mean is over the cells that exist:
+    zeros from outside would make every border cell look unlike the interior.
+    """
+    return F.avg_pool2d(features, neighbourhood, 1, neighbourhood // 2, count_include_pad=False)
+
+
+def to_rows(features: Tensor) -> Tensor:
+    """(B, C, h, w) to one row per patch (B·h·w, C), image by image, row by row.
+
+    The rows of all training images, one below the other, are the memory bank M of equation (2.4).
+    """
+    return features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])

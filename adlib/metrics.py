@@ -1,0 +1,322 @@
+"""How well scores and maps separate defective from good: areas, F1, and their intervals.
+
+Everywhere: label 0 is normal, 1 is anomalous; a higher score is more anomalous; a mask is true
+on the defect. All areas are exact, ties included: there is no grid of thresholds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage, stats
+from sklearn.metrics import average_precision_score, precision_recall_curve
+
+Interval = tuple[float, float]
+EIGHT = np.ones((3, 3), bool)  # pixels that touch at a corner belong to one region
+
+
+# ---------------------------------------------------------------------- one score per image
+
+
+def image_auroc(labels: Sequence[int], scores: Sequence[float]) -> float:
+    """Probability that an anomalous image scores above a normal one, ties counting one half.
+
+    labels: (N,) of 0 and 1; scores: (N,) finite. In [0, 1]; 0.5 is chance.
+    Raises ValueError in words where one class is missing or a score is not finite.
+    Source: Hanley and McNeil 1982 (the Mann-Whitney form).
+    """
+    labels, scores = _checked(labels, scores)
+    return float(_covered(scores[labels], np.sort(scores[~labels]), 1.0).mean())
+
+
+def image_aupr(labels: Sequence[int], scores: Sequence[float]) -> float:
+    """Average precision: Σ (R_i − R_{i−1})·P_i over the thresholds, with no interpolation.
+
+    Arguments, range and errors as for `image_auroc`. The trapezoid between the points, which some
+    papers use, is optimistic: precision is not linear between them.
+    """
+    labels, scores = _checked(labels, scores)
+    return float(average_precision_score(labels, scores))
+
+
+def f1_max(labels: Sequence[int], scores: Sequence[float]) -> tuple[float, float]:
+    """The largest F1 over all thresholds, and the threshold t of the rule `score >= t` that gives it.
+
+    It looks at the test labels: an upper limit on what a threshold can reach, not a result that a
+    deployed detector would have. Arguments and errors as for `image_auroc`.
+    """
+    labels, scores = _checked(labels, scores)
+    precision, recall, thresholds = precision_recall_curve(labels, scores)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
+    best = int(f1[:-1].argmax())
+    return float(f1[best]), float(thresholds[best])
+
+
+# ---------------------------------------------------------------------- one value per pixel
+
+
+def pixel_auroc(masks: Sequence[np.ndarray], maps: Sequence[np.ndarray]) -> float:
+    """AUROC over all pixels of all test images together, good images included.
+
+    masks: N arrays (H_i, W_i) of bool; maps: N arrays of the same sizes, finite. In [0, 1].
+    Raises ValueError in words where sizes differ, a class is missing or a value is not finite.
+    """
+    background, positive = [], []
+    for mask, values in _pairs(masks, maps):
+        background.append(values[~mask])
+        positive.append(values[mask])
+    negative = _background(background)
+    return float(_covered(_defective(positive), negative, 1.0).mean())
+
+
+def au_pro(masks: Sequence[np.ndarray], maps: Sequence[np.ndarray], *, limit: float = 0.3) -> float:
+    """Area under the per-region overlap up to a false-positive rate of `limit`, divided by `limit`.
+
+    A region is an 8-connected component of a mask; every region counts the same, however large.
+    The false-positive rate is over all normal pixels of all test images. The curve is the polygon
+    through all thresholds, cut by linear interpolation at `limit`. In [0, 1]; chance is limit/2.
+    Arguments and errors as for `pixel_auroc`; `limit` must be in (0, 1].
+    Source: Bergmann et al., The MVTec Anomaly Detection Dataset, IJCV 2021.
+
+    No curve is needed. A pixel with value v is found as soon as the threshold falls below v, at a
+    false-positive rate between a, the share of the background above v, and b, the share at or
+    above it. So its part of the area is L − (a + b)/2, cut at the limit L, and the area is the
+    mean over the pixels of a region, then over the regions.
+    """
+    if not 0 < limit <= 1:
+        raise ValueError(f"limit = {limit}: expected a false-positive rate in (0, 1]")
+    background, regions = [], []
+    for mask, values in _pairs(masks, maps):
+        background.append(values[~mask])
+        regions.extend(_regions(mask, values))
+    negative = _background(background)
+    _defective(regions)
+    return float(np.mean([_covered(region, negative, limit).mean() for region in regions]) / limit)
+
+
+def _covered(values: np.ndarray, negative: np.ndarray, limit: float) -> np.ndarray:
+    """∫ from 0 to `limit` of [value is at or above the threshold] d(false-positive rate), per value.
+
+    negative: the background, ascending. Ties with the background are crossed on the diagonal.
+    """
+    n = len(negative)
+    a = (n - np.searchsorted(negative, values, "right")) / n  # background strictly above
+    b = (n - np.searchsorted(negative, values, "left")) / n  # background above or equal
+    whole = limit - (a + b) / 2
+    cut = np.square(np.clip(limit - a, 0, None)) / np.maximum(2 * (b - a), np.finfo(float).tiny)
+    return np.where(limit >= b, whole, cut)
+
+
+def _regions(mask: np.ndarray, values: np.ndarray) -> list[np.ndarray]:
+    labelled, count = ndimage.label(mask, EIGHT)
+    return [
+        values[box][labelled[box] == i + 1] for i, box in enumerate(ndimage.find_objects(labelled, count)) if box
+    ]
+
+
+# ---------------------------------------------------------------------- intervals
+
+
+def image_auroc_interval(
+    labels: Sequence[int],
+    scores: Sequence[float],
+    *,
+    groups: Sequence[str | None] | None = None,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Interval of `image_auroc`, from resampled images, honest at 1 as well.
+
+    Whole groups are drawn (the images of one part; None is a group of its own), within each class.
+    Near 1 the percentile bootstrap is too short, and at 1 it has no width at all. So each end is
+    the wider of the bootstrap's and Newcombe's, with the number of groups as the sample size.
+
+    labels, scores: (N,). Returns (low, high) within [0, 1].
+    Source: Newcombe, Statistics in Medicine 25, 2006 (method 5).
+    """
+    labels, scores = _checked(labels, scores)
+    parts = _groups(groups, len(labels))
+    rng = np.random.default_rng(seed)
+    order = np.argsort(scores, kind="stable")
+    levels = np.unique(scores, return_inverse=True)[1][order]
+    values = []
+    for _ in range(resamples):
+        weight = _draw(parts, labels, rng)[order]
+        values.append(_weighted_auroc(levels, weight * labels[order], weight * ~labels[order]))
+    low, high = _percentiles(values, confidence)
+    value = image_auroc(labels, scores)
+    positive, negative = len(np.unique(parts[labels])), len(np.unique(parts[~labels]))
+    low_2, high_2 = newcombe_interval(value, positive, negative, confidence=confidence)
+    return min(low, low_2), max(high, high_2)
+
+
+def newcombe_interval(auroc: float, positive: int, negative: int, *, confidence: float = 0.95) -> Interval:
+    """The AUROCs θ whose own spread reaches the observed one: |θ̂ − θ| ≤ z·√V(θ).
+
+    V(θ) = θ(1−θ)/(mn) · [1 + (N*−1)·((1−θ)/(2−θ) + θ/(1+θ))] with N* = (m + n)/2. Unlike a
+    bootstrap it has a width at θ̂ = 1. positive, negative: m and n, the two sample sizes.
+    Source: Newcombe 2006, method 5, on the variance of Hanley and McNeil 1982.
+    """
+    z = stats.norm.ppf(0.5 + confidence / 2)
+    theta = np.linspace(0, 1, 20_001)
+    half = (positive + negative) / 2
+    spread = 1 + (half - 1) * ((1 - theta) / (2 - theta) + theta / (1 + theta))
+    inside = np.abs(auroc - theta) <= z * np.sqrt(theta * (1 - theta) * spread / (positive * negative))
+    inside[int(round(auroc * 20_000))] = True
+    return float(theta[inside].min()), float(theta[inside].max())
+
+
+class PixelIntervals(NamedTuple):
+    """Intervals (low, high) of the two pixel metrics, from one set of resampled images."""
+
+    pixel_auroc: Interval
+    au_pro: Interval
+
+
+def pixel_intervals(
+    masks: Sequence[np.ndarray],
+    maps: Sequence[np.ndarray],
+    *,
+    limit: float = 0.3,
+    groups: Sequence[str | None] | None = None,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> PixelIntervals:
+    """Intervals of `pixel_auroc` and `au_pro`: images (or whole groups) are drawn again, never pixels.
+
+    Pixels of one image stand and fall together, so drawing pixels would give intervals that are
+    far too short. Each image is kept as histograms over 4,096 quantiles of the background, which
+    moves an end by less than 1/4096. Where no draw varies, the ends are those of Newcombe's
+    interval for as many images. Arguments and errors as for `au_pro`.
+    """
+    pairs = list(_pairs(masks, maps))
+    negative = _background([values[~mask] for mask, values in pairs])
+    edges = np.unique(negative[np.linspace(0, len(negative) - 1, 4096).astype(int)])
+
+    def histogram(values: np.ndarray) -> np.ndarray:  # from the highest bin down
+        return np.bincount(np.searchsorted(edges, values, "right"), minlength=len(edges) + 1)[::-1]
+
+    below, inside, covered = (np.zeros((len(pairs), len(edges) + 1)) for _ in range(3))
+    count = np.zeros(len(pairs), int)
+    for i, (mask, values) in enumerate(pairs):
+        below[i], inside[i] = histogram(values[~mask]), histogram(values[mask])
+        for region in _regions(mask, values):
+            covered[i] += histogram(region) / len(region)
+            count[i] += 1
+    labels, parts = count > 0, _groups(groups, len(pairs))
+    _defective([np.ones(int(labels.sum()))])
+    rng, aurocs, pros = np.random.default_rng(seed), [], []
+    for _ in range(resamples):
+        weight = _draw(parts, labels, rng)
+        background = weight @ below
+        aurocs.append(_binned_area(background, weight @ inside, 1.0))
+        pros.append(_binned_area(background, weight @ covered, limit))
+    ends = []
+    for values in (aurocs, pros):
+        low, high = _percentiles(values, confidence)
+        if high - low < 1e-12:
+            images = len(np.unique(parts[labels])), max(1, len(np.unique(parts[~labels])))
+            low, high = newcombe_interval(values[0], *images, confidence=confidence)
+        ends.append((low, high))
+    return PixelIntervals(*ends)
+
+
+def _binned_area(background: np.ndarray, found: np.ndarray, limit: float) -> float:
+    """The area of `_covered` from histograms, both from the highest bin down."""
+    rate = np.concatenate([[0.0], np.cumsum(background) / background.sum()])
+    a, b = rate[:-1], rate[1:]
+    part = np.where(
+        b <= limit, limit - (a + b) / 2,
+        np.square(np.clip(limit - a, 0, None)) / np.maximum(2 * (b - a), np.finfo(float).tiny),
+    )
+    return float(found @ part / found.sum() / limit)
+
+
+def _weighted_auroc(levels: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> float:
+    """AUROC of images with integer weights, sorted by score; equal scores share a level."""
+    size = levels[-1] + 1
+    p, n = np.bincount(levels, positive, size), np.bincount(levels, negative, size)
+    below = np.cumsum(n) - n
+    return float((p * (below + n / 2)).sum() / (p.sum() * n.sum()))
+
+
+def _draw(parts: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """How often each image is drawn (N,): groups with replacement, within each class."""
+    weight = np.zeros(len(labels))
+    for side in (labels, ~labels):
+        names = np.unique(parts[side])
+        if len(names):
+            times = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
+            weight[side] = times[np.searchsorted(names, parts[side])]
+    return weight
+
+
+def _percentiles(values: Sequence[float], confidence: float) -> Interval:
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+# ---------------------------------------------------------------------- checks
+
+
+def _groups(groups: Sequence[str | None] | None, n: int) -> np.ndarray:
+    """A number per group (N,); an image without a group is a group of its own."""
+    if groups is None:
+        return np.arange(n)
+    if len(groups) != n:
+        raise ValueError(f"{len(groups)} groups for {n} images: expected one each")
+    names: dict[object, int] = {}
+    return np.array([names.setdefault((i,) if g is None else g, len(names)) for i, g in enumerate(groups)])
+
+
+def _checked(labels: Sequence[int], scores: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    labels, scores = np.asarray(labels), np.asarray(scores, np.float64)
+    if labels.ndim != 1 or labels.shape != scores.shape:
+        raise ValueError(f"labels {labels.shape} and scores {scores.shape}: expected two lists of one length")
+    if not np.isin(labels, (0, 1)).all():
+        raise ValueError(f"labels hold {np.setdiff1d(labels, (0, 1))[:3]}: expected 0 (normal) and 1 (anomalous)")
+    if not np.isfinite(scores).all():
+        raise ValueError(f"scores: number {int(np.argmin(np.isfinite(scores)))} is not finite")
+    labels = labels.astype(bool)
+    if labels.all() or not labels.any():
+        missing = "normal" if len(labels) and labels.all() else "anomalous"
+        raise ValueError(f"{len(labels)} images, none of them {missing}: this measure needs both kinds")
+    return labels, scores
+
+
+def _pairs(
+    masks: Sequence[np.ndarray], maps: Sequence[np.ndarray]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    if len(masks) != len(maps):
+        raise ValueError(f"{len(masks)} masks for {len(maps)} maps: expected one each")
+    for i in range(len(masks)):
+        if masks[i] is None:
+            raise ValueError(f"mask {i} is missing: pixel measures need a mask for every image, empty for a good one")
+        mask, values = np.asarray(masks[i]), np.asarray(maps[i])
+        if mask.shape != values.shape or mask.ndim != 2:
+            raise ValueError(f"image {i}: mask {mask.shape} and map {values.shape}, expected one size (H, W)")
+        if mask.dtype != bool:
+            raise ValueError(f"mask {i} is of type {mask.dtype}: expected bool; binarise it by value > 0")
+        if not np.isfinite(values).all():
+            raise ValueError(f"map {i} holds a value that is not finite")
+        yield mask, values
+
+
+def _background(parts: list[np.ndarray]) -> np.ndarray:
+    negative = np.concatenate(parts) if parts else np.empty(0)
+    if not len(negative):
+        raise ValueError("no normal pixel in any mask: a false-positive rate needs some")
+    negative.sort()
+    return negative
+
+
+def _defective(parts: list[np.ndarray]) -> np.ndarray:
+    positive = np.concatenate(parts) if parts else np.empty(0)
+    if not len(positive):
+        raise ValueError("no defective pixel in any mask: this measure needs at least one defect region")
+    return positive
+

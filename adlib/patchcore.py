@@ -1,0 +1,144 @@
+"""PatchCore: a memory bank of normal patch features, and the distance to its nearest entry.
+
+Source: Roth et al., Towards Total Recall in Industrial Anomaly Detection, CVPR 2022.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adlib.coreset import k_center_greedy, random_projection
+from adlib.detector import Detector, readable_bytes
+from adlib.features import SHIPPED, to_rows
+from adlib.neighbors import k_nearest
+
+log = logging.getLogger("adlib")
+
+
+class PatchCore(Detector):
+    """Detects what is far from every normal patch. `fit`, `predict`, `save` and `load` as in `Detector`.
+
+    backbone: a name or a module, see `features.load_backbone`. levels: from fine to coarse.
+    neighbourhood: p and stride: s of the patch features P_{s,p}, equations (2.1) to (2.3).
+    coreset_ratio: the share of the memory bank that is kept, in (0, 1]. Equations (2.5), (2.6).
+    projection: dimension of a random projection used while selecting, equation (2.8); None for none.
+    reweighting: b of equation (2.14), the size of the neighbourhood of m*; None for the plain maximum.
+    max_memory: bytes that the memory bank may take while it is built; more is refused before it starts.
+    Other arguments as in `Detector`.
+    """
+
+    def __init__(
+        self,
+        backbone: str | nn.Module = SHIPPED,
+        *,
+        levels: Sequence[str] = ("layer2", "layer3"),
+        neighbourhood: int = 3,
+        stride: int = 1,
+        coreset_ratio: float = 0.1,
+        projection: int | None = None,
+        reweighting: int | None = 9,
+        image_size: int | tuple[int, int] = 224,
+        smoothing: float = 4.0,
+        max_memory: float = 8e9,
+        batch_size: int = 16,
+        device: str = "auto",
+        seed: int = 0,
+        pretrained: bool = True,
+    ) -> None:
+        super().__init__(
+            backbone, levels=levels, neighbourhood=neighbourhood, stride=stride, image_size=image_size,
+            smoothing=smoothing, batch_size=batch_size, device=device, seed=seed, pretrained=pretrained,
+        )  # fmt: skip
+        if not 0 < coreset_ratio <= 1:
+            raise ValueError(f"coreset_ratio = {coreset_ratio}: expected a share in (0, 1]; 0.1 keeps a tenth")
+        if projection is not None and projection < 1:
+            raise ValueError(f"projection = {projection}: expected a dimension of at least 1, or None")
+        if reweighting is not None and reweighting < 1:
+            raise ValueError(f"reweighting = {reweighting}: expected a number b of at least 1, or None for none")
+        self.coreset_ratio, self.projection = coreset_ratio, projection
+        self.reweighting, self.max_memory = reweighting, max_memory
+        self.register_buffer("memory_bank", torch.empty(0, 0))  # M_C (N_C, C)
+
+    @property
+    def fitted(self) -> bool:
+        return len(self.memory_bank) > 0
+
+    def config(self) -> dict[str, Any]:
+        return super().config() | {
+            "coreset_ratio": self.coreset_ratio, "projection": self.projection,
+            "reweighting": self.reweighting, "max_memory": self.max_memory,
+        }  # fmt: skip
+
+    # ------------------------------------------------------------------ training
+
+    def memory_needed(self, images: int) -> int:
+        """Bytes that the memory bank of so many images takes while it is built, the coreset's copy included."""
+        with torch.inference_mode():
+            _, c, h, w = self.features.to(self.device)(torch.zeros(1, 3, *self.image_size, device=self.device)).shape
+        width = c + (c if self.projection is None else self.projection * 2)
+        return images * h * w * 4 * (c if self.coreset_ratio == 1 else width)
+
+    def _fit(self, batches: Iterator[Tensor], count: int) -> None:
+        needed = self.memory_needed(count)
+        if needed > self.max_memory:
+            raise ValueError(
+                f"the memory bank of {count} images needs {readable_bytes(needed)}, max_memory is "
+                f"{readable_bytes(self.max_memory)}. Raise it, or use fewer images, a larger stride, smaller images"
+            )
+        log.info("memory bank of %d images: %s while it is built", count, readable_bytes(needed))
+        bank, filled = torch.empty(0, 0), 0  # M, equation (2.4)
+        for batch in batches:
+            rows = to_rows(self.features(batch))  # (B·h·w, C)
+            if not bool(torch.isfinite(rows).all()):
+                raise ValueError("the backbone gave features that are not finite: check its weights and the images")
+            if not filled:
+                bank = torch.empty(count * (len(rows) // len(batch)), rows.shape[1], device=rows.device)
+            bank[filled : filled + len(rows)] = rows
+            filled += len(rows)
+        if not filled:
+            raise ValueError(f"none of the {count} training images could be read: {list(self.failures.values())[:3]}")
+        bank = bank[:filled]
+        self.memory_bank = bank[self._coreset(bank)].clone()
+
+    def _coreset(self, bank: Tensor) -> Tensor:
+        """Indices of M_C. Distances may be projected; what is kept is not."""
+        if self.coreset_ratio == 1:
+            return torch.arange(len(bank), device=bank.device)
+        n = max(1, int(self.coreset_ratio * len(bank)))
+        if self.projection is not None:
+            bank = random_projection(bank, self.projection, seed=self.seed)
+        return k_center_greedy(bank, n, seed=self.seed, progress=True)
+
+    # ------------------------------------------------------------------ scoring
+
+    def patch_scores(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Image scores (B,), equations (2.13) and (2.14), and patch scores (B, h', w'), equation (2.11)."""
+        features = self.features(batch)  # (B, C, h', w')
+        b, _, h, w = features.shape
+        queries = to_rows(features)  # (B·h'·w', C)
+        distances, nearest = k_nearest(queries, self.memory_bank)
+        distances = distances.view(b, h * w)
+        scores, worst = distances.max(1)  # s* and the patch that has it
+        size = min(self.reweighting or 1, len(self.memory_bank))
+        if size > 1:  # one neighbour would be m* itself, and the weight 0 for every image
+            row = torch.arange(b, device=worst.device) * (h * w) + worst
+            star = self.memory_bank[nearest[row, 0]]  # m* (B, C)
+            _, around = k_nearest(star, self.memory_bank, size)  # N_b(m*), m* or its twin first
+            to_all = (queries[row][:, None] - self.memory_bank[around]).square().sum(2).sqrt()  # (B, b)
+            scores = reweight(scores, to_all)
+        return scores, distances.view(b, h, w)
+
+
+def reweight(scores: Tensor, distances: Tensor) -> Tensor:
+    """s = (1 − exp(s*) / Σ exp(d_m)) · s*. Equation (2.14); the weight lies in the range (2.15).
+
+    scores: s* (B,), the distance from the worst patch to m*. distances: (B, b), from that patch to
+    each m of N_b(m*), m* among them. Computed with the log of the sum: exp(89) overflows float32.
+    Source: Roth et al. 2022, Equation 7.
+    """
+    return -torch.expm1(scores - distances.logsumexp(1)) * scores

@@ -1,0 +1,73 @@
+"""From scores to decisions: a threshold with a known false-alarm rate, and the regions above it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+
+def conformal_threshold(normal_scores: Sequence[float], false_alarm_rate: float) -> float:
+    """The ⌈(n+1)(1−α)⌉-th smallest of n held-out normal scores. Equation (2.17).
+
+    An image is called defective where its score is above the threshold. If a new good image is
+    exchangeable with the held-out ones, that happens with probability at most α.
+
+    normal_scores: (n,), of normal images that are not in the memory bank. false_alarm_rate: α in (0, 1).
+    Raises ValueError where a score is not finite or n is too small: it needs n ≥ 1/α − 1.
+    Source: Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005.
+    """
+    scores = np.sort(np.asarray(normal_scores, np.float64).ravel())
+    if not 0 < false_alarm_rate < 1:
+        raise ValueError(f"false_alarm_rate = {false_alarm_rate}: expected a share between 0 and 1")
+    if not np.isfinite(scores).all():
+        raise ValueError("normal_scores: expected finite values")
+    rank = math.ceil((len(scores) + 1) * (1 - false_alarm_rate) - 1e-9)  # 1e-9: 0.9·10 is not 9 in binary
+    if rank > len(scores):
+        raise ValueError(
+            f"{len(scores)} held-out normal images cannot promise a false-alarm rate of {false_alarm_rate}: "
+            f"expected at least {math.ceil(1 / false_alarm_rate - 1 - 1e-9)}; pass more as fit(…, validation=…)"
+        )
+    return float(scores[max(rank, 1) - 1])
+
+
+@dataclass(frozen=True)
+class DefectRegion:
+    """One connected region of a map above its threshold.
+
+    box: (left, top, right, bottom) in pixels, right and bottom exclusive. area: pixels.
+    peak: the largest map value inside. centre: (x, y), the mean position of its pixels.
+    """
+
+    box: tuple[int, int, int, int]
+    area: int
+    peak: float
+    centre: tuple[float, float]
+
+
+def defect_regions(anomaly_map: np.ndarray, threshold: float, *, min_area: int = 1) -> list[DefectRegion]:
+    """The 8-connected regions where the map (H, W) is above `threshold`, the highest peak first.
+
+    min_area: smaller regions, in pixels, are left out. Raises ValueError where the map is not (H, W) or not finite.
+    """
+    values = np.asarray(anomaly_map)
+    if values.ndim != 2 or not np.isfinite(values).all():
+        raise ValueError(f"map of shape {values.shape}: expected (H, W) with finite values")
+    labelled, _ = ndimage.label(values > threshold, np.ones((3, 3)))
+    regions = []
+    for number, (rows, columns) in enumerate(ndimage.find_objects(labelled), start=1):
+        inside = labelled[rows, columns] == number
+        area = int(inside.sum())
+        if area >= min_area:
+            y, x = np.nonzero(inside)
+            regions.append(
+                DefectRegion(
+                    (columns.start, rows.start, columns.stop, rows.stop), area,
+                    float(values[rows, columns][inside].max()),
+                    (columns.start + float(x.mean()), rows.start + float(y.mean())),
+                )  # fmt: skip
+            )
+    return sorted(regions, key=lambda region: -region.peak)
