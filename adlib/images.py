@@ -164,6 +164,7 @@ def _from_pil(picture: Image.Image, name: str, max_value: float | None) -> tuple
     if halved and max_value is not None:
         raise ImageError(f"{name}: has 16 bits a channel in colour, of which only the upper 8 can be read, "
                          "expected another file for use with max_value; pass it as a uint16 array")
+    file_format = picture.format  # the turned copy does not know it
     try:
         picture.load()
         picture = ImageOps.exif_transpose(picture)
@@ -178,7 +179,7 @@ def _from_pil(picture: Image.Image, name: str, max_value: float | None) -> tuple
         raise ImageError(f"{name}: is broken or cut off ({_first_line(error)}), "
                          "expected a whole image; copy it again") from error
     values, name, maximum = _from_array(array, name)
-    if picture.mode == "I" and picture.format in (None, "PNG", "PPM") and values.max() <= 65535 and values.min() >= 0:
+    if picture.mode == "I" and file_format in ("PNG", "PPM"):
         maximum = 65535.0  # how Pillow hands over 16-bit grey of these formats
     return values, name, maximum
 

@@ -1,0 +1,45 @@
+# The two commands: `make book` and `make test`. Each makes .venv on its first run; python3 (3.11 or newer,
+# with venv), make and git are all that must be there.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.PHONY: help install book test test-all notebooks check-math lint clean
+.DEFAULT_GOAL := help
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
+
+install: $(STAMP)  ## make .venv with the exact, tested packages (the other targets do it by themselves)
+
+# The stamp is written last, so an installation that broke off is done again.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("adlib needs Python 3.11 or newer, but $(PYTHON) is %d.%d. Give another one: make PYTHON=python3.12 ..." % v[:2])'
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PY) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("$(VENV) was made with Python %d.%d, but adlib needs 3.11 or newer. Delete $(VENV) and run make again." % v[:2])'
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+	$(VENV)/bin/uv pip install --python $(PY) --constraint constraints.txt --build-constraint constraints.txt --editable '.[book,dev]'
+	@touch $(STAMP)
+
+book: $(STAMP)  ## run every chapter and build the HTML book
+	$(PY) scripts/build_book.py
+
+test: $(STAMP)  ## lint, unit tests, the committed notebooks and a second run of some with other parameters
+	@./scripts/test.sh
+
+test-all: $(STAMP)  ## the same, with a second run of every notebook
+	@./scripts/test.sh --all-notebooks
+
+notebooks: $(STAMP)  ## run the notebooks and write the outputs that are committed
+	$(PY) scripts/notebooks.py
+
+check-math: $(STAMP)  ## look for wrong equations in the built book (needs Chromium)
+	$(PY) scripts/check_math.py
+
+lint: $(STAMP)  ## ruff alone
+	$(VENV)/bin/ruff check .
+
+clean:  ## delete what was built; .venv stays
+	rm -rf build dist .pytest_cache .ruff_cache

@@ -1,0 +1,46 @@
+"""Data sets: sequences of samples that are read when asked for."""
+
+from pathlib import Path
+
+from adlib.datasets.folder import ImageFolder, MagneticTile, MVTecAD
+from adlib.datasets.sample import DatasetError, Region, Sample, as_samples, hold_out
+from adlib.datasets.synthetic import SyntheticFactory
+
+
+def open_dataset(
+    dataset: str, root: str | Path | None = None, category: str | None = None, *, seed: int = 0, **sizes: int
+) -> SyntheticFactory | MVTecAD | MagneticTile | ImageFolder:
+    """A data set by its name, as the notebooks and scripts take it.
+
+    dataset: "synthetic" (category: the product; sizes: as in `SyntheticFactory`), "mvtec_ad" (root, category),
+    "magnetic_tile" (root), or "folder" (root with `train/`, and if there are any, `test/` and `masks/`).
+    `seed` is the factory's; `sizes` are passed over for real data. Raises DatasetError for another name, or
+    where a real data set gets no root.
+    """
+    if dataset == "synthetic":
+        return SyntheticFactory(category or "fabric", seed=seed, **sizes)
+    if dataset not in ("mvtec_ad", "magnetic_tile", "folder"):
+        raise DatasetError(f"{dataset!r}: expected synthetic, mvtec_ad, magnetic_tile or folder")
+    if root is None:
+        raise DatasetError(f"{dataset}: needs the folder where it lies; pass root=, in a notebook DATA_ROOT")
+    if dataset == "mvtec_ad":
+        return MVTecAD(root, category or "bottle")
+    if dataset == "magnetic_tile":
+        return MagneticTile(root)
+    root = Path(root)
+    parts = [root / name if (root / name).is_dir() else None for name in ("test", "masks")]
+    return ImageFolder(root / "train", *parts)
+
+
+__all__ = [
+    "DatasetError",
+    "ImageFolder",
+    "MVTecAD",
+    "MagneticTile",
+    "Region",
+    "Sample",
+    "SyntheticFactory",
+    "as_samples",
+    "hold_out",
+    "open_dataset",
+]

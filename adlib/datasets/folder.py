@@ -1,0 +1,220 @@
+"""Data sets that lie in folders: MVTec AD, the magnetic tiles, and the reader's own images."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from pathlib import Path
+
+from adlib.datasets.sample import DatasetError, Sample, _some, image_files
+from adlib.images import IMAGE_EXTENSIONS
+
+NORMAL_NAMES = ("good", "ok")
+TILE_GAP = 100  # a larger step between two numbers starts a new tile
+
+
+class MVTecAD:
+    """One category of MVTec AD (Bergmann et al. 2019), or any data in its layout.
+
+    root: the folder that holds the categories; category: such as "bottle". The layout is
+    `<category>/train/good/*.png`, `<category>/test/<good or defect>/*.png` and
+    `<category>/ground_truth/<defect>/<name>_mask.png`.
+
+    `train`, `validation` and `test` are lists of Sample, sorted by path. MVTec AD has no validation images; data in
+    its layout may have them in `<category>/validation/good`, as the synthetic factory writes them.
+    Raises DatasetError where a folder is not as expected or a defective image has no mask.
+    """
+
+    def __init__(self, root: str | Path, category: str) -> None:
+        self.root, self.category = Path(root), category
+        self.folder = self.root / category
+        if not self.folder.is_dir():
+            raise DatasetError(self._wrong_root())
+        for part in ("train/good", "test"):
+            if not (self.folder / part).is_dir():
+                raise DatasetError(f"{self.folder}: has no folder {part}, expected the layout of MVTec AD (train/good, "
+                                   f"test, ground_truth); found {_some(_folders(self.folder)) or 'no folders'}")
+        self.train = [Sample(0, "good", str(f), image_source=f) for f in _images_in(self.folder / "train/good")]
+        held = self.folder / "validation" / "good"
+        files = _images_in(held) if held.is_dir() else []
+        self.validation = [Sample(0, "good", str(f), image_source=f) for f in files]
+        kinds = _folders(self.folder / "test")
+        if not kinds:
+            raise DatasetError(f"{self.folder / 'test'}: has no folder, expected good and one per defect; "
+                               "check the copy")
+        self.test = [self._test_sample(kind, f) for kind in kinds for f in _images_in(self.folder / "test" / kind)]
+
+    def split(self) -> tuple[list[Sample], list[Sample]]:
+        """Training and test samples."""
+        return self.train, self.test
+
+    def _test_sample(self, kind: str, file: Path) -> Sample:
+        if kind == "good":
+            return Sample(0, kind, str(file), image_source=file)
+        mask = self.folder / "ground_truth" / kind / f"{file.stem}_mask.png"
+        if not mask.is_file():
+            raise DatasetError(f"{file}: is a defective image without a mask, expected {mask}; copy the data set again")
+        return Sample(1, kind, str(file), image_source=file, mask_source=mask)
+
+    def _wrong_root(self) -> str:
+        if not self.root.is_dir():
+            return f"{self.root}: is not a folder, expected the one that holds the categories; check the path"
+        if (self.root / "train").is_dir() and (self.root / "test").is_dir():
+            return (f"{self.root}: is itself a category, expected the folder above it; "
+                    f"use MVTecAD({str(self.root.parent)!r}, {self.root.name!r})")
+        present = [name for name in _folders(self.root) if (self.root / name / "train").is_dir()]
+        others = _some(_folders(self.root)) or "no folder"
+        found = f"categories {_some(present, 20)}" if present else f"no category but {others}"
+        return f"{self.root}: has no category {self.category!r}, expected a folder of that name; found {found}"
+
+
+class MagneticTile:
+    """The magnetic tile data set (Huang et al. 2018), split so that no tile stands on two sides.
+
+    root: the folder with MT_Free, MT_Blowhole, MT_Break, MT_Crack, MT_Fray and MT_Uneven, each with a folder Imgs
+    of images `exp<e>_num_<n>.jpg` and masks of the same name in .png.
+
+    The surprise is in the names. About six exposures were taken of each tile, and nothing says which
+    belong together except the number n: it counts frames through all folders, free and defective alike,
+    so the exposures of one tile have close numbers. `exp<e>` does not name the tile. So all images are sorted by n, as
+    a number, and a step above 100 starts a new tile: 224 tiles. Exposures of one tile can lie in several folders,
+    as a defect is not visible in each light. A random split puts the same tile on both sides.
+
+    Tile index modulo 5: 4 is `test`, 3 is `validation` (both free and defective), 0 to 2 is `train`. A tile
+    with a defective image gives no training image. `group` names the tile. Samples are sorted by n.
+    Raises DatasetError where the folder is not as expected.
+    """
+
+    KINDS = ("Blowhole", "Break", "Crack", "Fray", "Free", "Uneven")
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        numbered = sorted(
+            (_frame_number(file), kind, file) for kind in self.KINDS for file in self._image_files(kind)
+        )
+        tiles = [0]
+        for (before, _, _), (after, _, _) in pairwise(numbered):
+            tiles.append(tiles[-1] + (after - before > TILE_GAP))
+        defective_tiles = {tile for tile, (_, kind, _) in zip(tiles, numbered, strict=True) if kind != "Free"}
+
+        self.train: list[Sample] = []
+        self.validation: list[Sample] = []
+        self.test: list[Sample] = []
+        for tile, (_, kind, file) in zip(tiles, numbered, strict=True):
+            part = {4: self.test, 3: self.validation}.get(tile % 5, self.train)
+            if part is self.train and tile in defective_tiles:
+                continue
+            part.append(_tile_sample(kind, file, tile))
+
+    def split(self) -> tuple[list[Sample], list[Sample]]:
+        """Training and test samples; `validation` is neither."""
+        return self.train, self.test
+
+    def _image_files(self, kind: str) -> list[Path]:
+        folder = self.root / f"MT_{kind}" / "Imgs"
+        if not folder.is_dir():
+            found = _some(_folders(self.root)) if self.root.is_dir() else "no such folder"
+            raise DatasetError(f"{self.root}: has no folder MT_{kind}/Imgs, expected the root of the magnetic tile "
+                               f"data set; found {found or 'no folders'}")
+        files = [f for f in _images_in(folder) if f.suffix.lower() == ".jpg"]
+        if not files:
+            raise DatasetError(f"{folder}: holds no .jpg, expected the images beside their .png masks; copy it again")
+        return files
+
+
+class ImageFolder:
+    """The reader's own images.
+
+    train: a folder of images of good parts, searched to the bottom.
+    test: a folder of images to be judged. Either it has subfolders (`good` or `ok` holds normal images,
+        any other is the name of a defect), or it is flat; then its images are unlabelled: label 0 and kind
+        "unlabelled", by convention and not by knowledge.
+    masks: a folder with the subfolders of `test`; the mask of `hole/12.jpg` is `hole/12.png` or `hole/12_mask.png`
+        (any image type). An anomalous image without one has mask None.
+    max_value: see `read_image`.
+
+    `train`, `validation` (empty) and `test` are lists of Sample, sorted by path.
+    Raises DatasetError where a folder is missing or empty, where `test` mixes images and subfolders, and where no
+    mask belongs to any image.
+    """
+
+    def __init__(
+        self,
+        train: str | Path,
+        test: str | Path | None = None,
+        masks: str | Path | None = None,
+        *,
+        max_value: float | None = None,
+    ) -> None:
+        self.train = [Sample(0, "good", str(f), image_source=f, max_value=max_value) for f in image_files(train)]
+        self.validation: list[Sample] = []
+        self.test: list[Sample] = []
+        if test is not None:
+            self.test = _own_test(Path(test), None if masks is None else Path(masks), max_value)
+        elif masks is not None:
+            raise DatasetError(f"{masks}: masks without test images, expected both; pass test as well")
+
+    def split(self) -> tuple[list[Sample], list[Sample]]:
+        """Training and test samples."""
+        return self.train, self.test
+
+
+def _own_test(test: Path, masks: Path | None, max_value: float | None) -> list[Sample]:
+    files = image_files(test)
+    flat = [f for f in files if f.parent == test]
+    if flat and len(flat) < len(files):
+        raise DatasetError(f"{test}: holds images ({flat[0].name}) beside folders of images, expected one or the "
+                           "other; move the images into a folder named good or after their defect")
+    if flat and masks is not None:
+        raise DatasetError(f"{test}: has masks but no subfolders, expected good and one folder per defect; "
+                           "sort the images into these")
+    samples = []
+    for file in files:
+        kind = "unlabelled" if flat else file.relative_to(test).parts[0]
+        label = int(not flat and kind.lower() not in NORMAL_NAMES)
+        mask = _own_mask(masks / file.relative_to(test)) if masks is not None and label else None
+        samples.append(Sample(label, kind, str(file), image_source=file, mask_source=mask, max_value=max_value))
+    anomalous = [sample for sample in samples if sample.label]
+    if masks is not None and anomalous and all(sample.mask_source is None for sample in anomalous):
+        expected = masks / Path(anomalous[0].path).relative_to(test).with_suffix(".png")
+        raise DatasetError(f"{masks}: holds no mask for any image in {test}, expected for example {expected}; "
+                           "check the path and the names")
+    return samples
+
+
+def _own_mask(image: Path) -> Path | None:
+    for stem in (image.stem, f"{image.stem}_mask"):
+        for extension in IMAGE_EXTENSIONS:
+            if (mask := image.with_name(stem + extension)).is_file():
+                return mask
+    return None
+
+
+def _tile_sample(kind: str, file: Path, tile: int) -> Sample:
+    mask = file.with_suffix(".png")
+    if not mask.is_file():
+        raise DatasetError(f"{file}: has no mask, expected {mask}; copy the data set again")
+    label, name = (0, "good") if kind == "Free" else (1, kind.lower())
+    return Sample(label, name, str(file), group=f"tile {tile:03d}", image_source=file, mask_source=mask)
+
+
+def _frame_number(file: Path) -> int:
+    match = re.search(r"_num_(\d+)$", file.stem)
+    if match is None:
+        raise DatasetError(f"{file}: has no frame number, expected a name such as exp1_num_108719.jpg; "
+                           "use the names of the published data set")
+    return int(match[1])
+
+
+def _images_in(folder: Path) -> list[Path]:
+    """The image files directly in a folder, sorted; never none."""
+    entries = sorted(f for f in folder.iterdir() if f.is_file() and not f.name.startswith("."))
+    images = [f for f in entries if f.suffix.lower() in IMAGE_EXTENSIONS]
+    if not images:
+        raise DatasetError(f"{folder}: holds no image, expected files ending in {', '.join(IMAGE_EXTENSIONS)}; "
+                           f"found {_some(f.name for f in entries) or 'no files'}")
+    return images
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))

@@ -1,0 +1,197 @@
+"""Metrics against values worked out by hand, against slow literal forms, and against scikit-learn."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from sklearn.metrics import roc_auc_score
+
+from adlib import metrics
+
+
+def slow_au_pro(masks, maps, limit):
+    """The curve point by point, over every distinct value, cut by linear interpolation."""
+    regions, background = [], []
+    for mask, values in zip(masks, maps, strict=True):
+        labelled, count = ndimage.label(mask, np.ones((3, 3)))
+        regions += [values[labelled == i + 1] for i in range(count)]
+        background.append(values[~mask])
+    background = np.concatenate(background)
+    points = [(0.0, 0.0)]
+    for t in sorted({float(v) for m in maps for v in m.ravel()}, reverse=True):
+        points.append(((background >= t).mean(), np.mean([(r >= t).mean() for r in regions])))
+    area = 0.0
+    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+        if x0 >= limit:
+            break
+        if x1 > limit:
+            y1, x1 = y0 + (y1 - y0) * (limit - x0) / (x1 - x0), limit
+        area += (x1 - x0) * (y0 + y1) / 2
+    return area / limit
+
+
+def scene(seed, n=6, size=24, levels=None):
+    rng = np.random.default_rng(seed)
+    masks, maps = [], []
+    for i in range(n):
+        mask = np.zeros((size, size + i), bool)
+        if i % 3:
+            mask[3 : 3 + i, 4:9] = True
+            mask[3 + i, 9] = True  # touches the first region at a corner only
+            mask[15:18, 2:4] = True
+        values = rng.normal(size=mask.shape) + 1.2 * mask
+        maps.append(np.round(values * levels) / levels if levels else values)
+        masks.append(mask)
+    return masks, maps
+
+
+def test_image_auroc_by_hand():
+    # Pairs (anomalous, normal): 3>1, 3>2, 2>1, 2=2 -> 3.5 of 4.
+    assert metrics.image_auroc([0, 0, 1, 1], [1, 2, 3, 2]) == 3.5 / 4
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_image_auroc_is_scikit_learns(seed):
+    rng = np.random.default_rng(seed)
+    labels, scores = rng.integers(0, 2, 200), rng.integers(0, 30, 200)
+    assert metrics.image_auroc(labels, scores) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+
+
+def test_large_scores_are_not_squashed():
+    """A sigmoid in float32 makes every score above 17 equal to 1 and the AUROC 0.5 (anomalib issue 3407)."""
+    assert metrics.image_auroc([0, 0, 1, 1], np.float32([20, 30, 40, 50])) == 1.0
+
+
+def test_au_pro_by_hand():
+    # Background 4 pixels: 4, 3, 2, 1. One region of one pixel with 2.5: found after 2 of 4 false positives.
+    mask = np.array([[True, False, False, False, False]])
+    values = np.array([[2.5, 4, 3, 2, 1]])
+    assert metrics.au_pro([mask], [values], limit=1.0) == pytest.approx(0.5)
+    assert metrics.au_pro([mask], [values], limit=0.75) == pytest.approx(0.25 / 0.75)
+    assert metrics.au_pro([mask], [values], limit=0.5) == 0.0
+
+
+@pytest.mark.parametrize("levels", [None, 2, 10])
+@pytest.mark.parametrize("limit", [0.05, 0.3, 1.0])
+def test_au_pro_is_the_area_under_the_slow_curve(levels, limit):
+    masks, maps = scene(3, levels=levels)
+    assert metrics.au_pro(masks, maps, limit=limit) == pytest.approx(slow_au_pro(masks, maps, limit), abs=1e-12)
+
+
+def test_pixel_auroc_is_scikit_learns():
+    masks, maps = scene(1, levels=4)
+    flat = [np.concatenate([a.ravel() for a in x]) for x in (masks, maps)]
+    assert metrics.pixel_auroc(masks, maps) == pytest.approx(roc_auc_score(*flat), abs=1e-12)
+
+
+def test_regions_that_touch_at_a_corner_are_one():
+    mask = np.eye(4, dtype=bool)
+    values = np.where(np.arange(4)[:, None] < 1, 1.0, 0.0) * mask  # only the first of four diagonal pixels found
+    assert metrics.au_pro([mask], [values + np.where(mask, 0, 0.5)], limit=1.0) == pytest.approx(0.25)
+
+
+def test_dilating_the_prediction_would_show():
+    """White noise scores limit/2 on average; a PRO that dilates the prediction gives far more."""
+    values = [
+        metrics.au_pro([scene(s)[0][4]], [np.random.default_rng(s).normal(size=(24, 28))], limit=0.3)
+        for s in range(60)
+    ]
+    assert np.mean(values) == pytest.approx(0.15, abs=0.02)
+
+
+def test_image_aupr_and_f1_by_hand():
+    labels, scores = [1, 0, 1, 0], [4, 3, 2, 1]
+    assert metrics.image_aupr(labels, scores) == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
+    f1, threshold = metrics.f1_max(labels, scores)
+    assert (f1, threshold) == (pytest.approx(0.8), 2)
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "word"),
+    [
+        ([0, 0], [1, 2], "anomalous"),
+        ([1, 1], [1, 2], "normal"),
+        ([0, 1], [1, np.nan], "not finite"),
+        ([0, 2], [1, 2], "expected 0"),
+        ([0, 1, 1], [1, 2], "one length"),
+        ([], [], "anomalous"),
+    ],
+)
+def test_undefined_image_cases_are_errors_in_words(labels, scores, word):
+    with pytest.raises(ValueError, match=word):
+        metrics.image_auroc(labels, scores)
+
+
+def test_undefined_pixel_cases_are_errors_in_words():
+    empty, full, values = np.zeros((3, 3), bool), np.ones((3, 3), bool), np.zeros((3, 3))
+    for masks, maps, word in [
+        ([empty], [values], "no defective"),
+        ([full], [values], "no normal"),
+        ([empty], [np.zeros((2, 3))], "one size"),
+        ([empty.astype(float)], [values], "bool"),
+        ([None], [values], "missing"),
+        ([empty], [], "expected one each"),
+        ([full], [values * np.nan], "not finite"),
+    ]:
+        for measure in (metrics.pixel_auroc, metrics.au_pro, metrics.pixel_intervals):
+            with pytest.raises(ValueError, match=word):
+                measure(masks, maps)
+    with pytest.raises(ValueError, match="limit"):
+        metrics.au_pro([empty], [values], limit=0)
+
+
+# ---------------------------------------------------------------------- intervals
+
+
+def test_interval_at_auroc_one_has_a_width():
+    labels = [0] * 20 + [1] * 60
+    low, high = metrics.image_auroc_interval(labels, labels)
+    assert high == 1.0 and 0.9 < low < 0.99
+    fewer = metrics.image_auroc_interval([0] * 5 + [1] * 5, [0] * 5 + [1] * 5)
+    assert fewer[0] < low
+
+
+def test_image_interval_covers():
+    """Normal scores 1.8 apart have AUROC Φ(1.8/√2) = 0.8985; a 95 % interval should hold it about that often."""
+    truth, hits = 0.898454, 0
+    for seed in range(120):
+        rng = np.random.default_rng(seed)
+        labels = np.repeat([0, 1], [20, 40])
+        low, high = metrics.image_auroc_interval(labels, rng.normal(size=60) + 1.8 * labels, resamples=300, seed=seed)
+        hits += low <= truth <= high
+    assert hits >= 0.92 * 120
+
+
+def test_groups_widen_the_interval():
+    rng = np.random.default_rng(0)
+    base, labels = rng.normal(size=20), np.repeat([0, 1], 60)
+    scores = np.repeat(base, 6) + labels + 0.05 * rng.normal(size=120)
+    groups = [f"tile{i // 6}" for i in range(120)]
+    alone, grouped = (metrics.image_auroc_interval(labels, scores, groups=g) for g in (None, groups))
+    assert grouped[1] - grouped[0] > 1.3 * (alone[1] - alone[0])
+
+
+def test_binned_intervals_hold_the_exact_values():
+    masks, maps = scene(5, n=12)
+    ends = metrics.pixel_intervals(masks, maps, resamples=200)
+    assert ends.pixel_auroc[0] < metrics.pixel_auroc(masks, maps) < ends.pixel_auroc[1]
+    assert ends.au_pro[0] < metrics.au_pro(masks, maps) < ends.au_pro[1]
+
+
+def test_the_bins_change_little():
+    """With every image drawn once, the histograms must give the exact areas."""
+    masks, maps = scene(8, n=9)
+    labels = np.array([m.any() for m in masks])
+    once = np.ones(9)
+    original = metrics._draw
+    try:
+        metrics._draw = lambda parts, labels, rng: once
+        ends = metrics.pixel_intervals(masks, maps, resamples=2)
+    finally:
+        metrics._draw = original
+    spread = metrics.newcombe_interval(metrics.pixel_auroc(masks, maps), labels.sum(), (~labels).sum())
+    assert ends.pixel_auroc == pytest.approx(spread, abs=1e-3)  # no draw varies: Newcombe's ends of the value
+
+
+def test_intervals_are_the_same_twice():
+    masks, maps = scene(2)
+    assert metrics.pixel_intervals(masks, maps, resamples=20) == metrics.pixel_intervals(masks, maps, resamples=20)
