@@ -9,19 +9,23 @@ from adlib.detector import Prediction
 def evaluate(prediction: Prediction, *, confidence: float = 0.95, seed: int = 0) -> dict[str, dict[str, float]]:
     """{"image_auroc": {"value", "low", "high"}, "pixel_auroc": …, "au_pro": …, "image_aupr": {"value"}, "f1_max": …}.
 
-    Maps and masks are held at the images' own sizes while this runs: 5 bytes a pixel, and some copies.
-    Raises ValueError in words where a class is missing or an anomalous image has no mask.
+    Without the two pixel measures where an anomalous image has no mask. Maps and masks are held at the images'
+    own sizes while this runs: 5 bytes a pixel, and some copies. Raises ValueError in words where a class is missing.
     """
     labels, scores, groups = prediction.labels, prediction.scores, prediction.groups
-    masks, maps = prediction.masks(), list(prediction.maps)
-    image = metrics.image_auroc_interval(labels, scores, groups=groups, confidence=confidence, seed=seed)
-    pixel = metrics.pixel_intervals(masks, maps, groups=groups, confidence=confidence, seed=seed)
-    measured = {
-        "image_auroc": (metrics.image_auroc(labels, scores), image),
-        "pixel_auroc": (metrics.pixel_auroc(masks, maps), pixel.pixel_auroc),
-        "au_pro": (metrics.au_pro(masks, maps), pixel.au_pro),
-    }
-    result = {name: {"value": value, "low": ends[0], "high": ends[1]} for name, (value, ends) in measured.items()}
+    options = {"groups": groups, "confidence": confidence, "seed": seed}
+
+    def with_ends(value: float, ends: tuple[float, float]) -> dict[str, float]:
+        return {"value": value, "low": ends[0], "high": ends[1]}
+
+    ends = metrics.image_auroc_interval(labels, scores, **options)
+    result = {"image_auroc": with_ends(metrics.image_auroc(labels, scores), ends)}
+    masks = prediction.masks()
+    if all(mask is not None for mask in masks):
+        maps = list(prediction.maps)
+        intervals = metrics.pixel_intervals(masks, maps, **options)
+        result["pixel_auroc"] = with_ends(metrics.pixel_auroc(masks, maps), intervals.pixel_auroc)
+        result["au_pro"] = with_ends(metrics.au_pro(masks, maps), intervals.au_pro)
     result["image_aupr"] = {"value": metrics.image_aupr(labels, scores)}
     result["f1_max"] = {"value": metrics.f1_max(labels, scores)[0]}
     return result

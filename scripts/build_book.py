@@ -28,7 +28,7 @@ from nbformat import NotebookNode
 
 import ledger
 import results_page
-from notebooks import all_notebooks, drop_injected, strip_volatile
+from notebooks import START_TIMEOUT, all_notebooks, drop_injected, strip_volatile
 from set_repository import ROOT
 
 BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\(([^)]*)\)")
@@ -71,7 +71,7 @@ def run_chapter(source: Path, target: Path) -> float:
     start = time.monotonic()
     target.parent.mkdir(parents=True, exist_ok=True)
     papermill.execute_notebook(source, target, parameters={"PROFILE": "quick"}, cwd=source.parent,
-                               kernel_name="python3", progress_bar=False)
+                               kernel_name="python3", progress_bar=False, start_timeout=START_TIMEOUT)
     notebook = nbformat.read(target, as_version=4)
     for_reading(notebook)
     nbformat.write(notebook, target)

@@ -1,4 +1,4 @@
-"""Draw the picture of the README and the book's front page: book/_static/example.png.
+"""Draw the picture of the README and the book's front page: book/_static/example.jpg.
 
     python scripts/draw_example.py
 
@@ -30,7 +30,7 @@ def main() -> None:
             rows["maps"].append(anomaly_map / threshold)
             rows["titles"].append(f"{product}, {sample.kind}")
     figure = plots.show(**rows, threshold=1.0)
-    figure.savefig(Path(__file__).parent.parent / "book" / "_static" / "example.png", dpi=100)
+    figure.savefig(Path(__file__).parent.parent / "book" / "_static" / "example.jpg", dpi=110, pil_kwargs={"quality": 88})
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 # ("operator torchvision::nms does not exist").
 set -euo pipefail
 cd "$(dirname "$0")/.."
+mkdir -p build
 echo 'torch==2.15.0
 torchvision==0.29.2' | "${UV:-.venv/bin/uv}" pip compile --no-config --universal --python-version 3.11 \
     --extra book --extra dev --quiet --no-header --no-annotate --no-emit-index-url --no-emit-find-links \

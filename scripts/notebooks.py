@@ -28,6 +28,7 @@ from set_repository import ROOT, badge, read_repository, setup_cell
 
 MAX_BYTES = 400_000
 CELL_TIMEOUT = 1800  # seconds
+START_TIMEOUT = 300  # seconds that a kernel may take to start on a busy machine
 WIDGET = "application/vnd.jupyter.widget-view+json"
 # A line of tqdm's: "37%|███▋      | 3/8 [00:01<00:02,  2.11it/s]", "3it [00:01,  2.1it/s]", or its
 # two-line warning that it draws no widget here.
@@ -96,7 +97,7 @@ def run(path: Path) -> float:
     """
     notebook = nbformat.read(path, as_version=4)
     start = time.monotonic()
-    client = NotebookClient(notebook, timeout=CELL_TIMEOUT, coalesce_streams=True,
+    client = NotebookClient(notebook, timeout=CELL_TIMEOUT, startup_timeout=START_TIMEOUT, coalesce_streams=True,
                             resources={"metadata": {"path": str(path.parent)}})
     client.execute()
     strip_volatile(notebook)

@@ -5,6 +5,6 @@ cd "$(dirname "$0")/.."
 status=0
 .venv/bin/ruff check . || status=1
 # nbval runs the committed notebooks again and compares the cells tagged nbval-check-output.
-.venv/bin/python -m pytest --nbval-lax --nbval-current-env tests notebooks "$@" || status=1
+.venv/bin/python -m pytest --nbval-lax --nbval-current-env --nbval-kernel-startup-timeout 300 tests notebooks "$@" || status=1
 echo "make test took $SECONDS s"
 exit "$status"

@@ -1,7 +1,5 @@
 """Backbones: the shipped one, torchvision's, and a module of one's own."""
 
-import os
-
 import pytest
 import torch
 
@@ -20,7 +18,8 @@ def test_shipped_backbone_is_frozen_and_has_its_levels():
         "layer1": (2, 48, 16, 16), "layer2": (2, 96, 8, 8), "layer3": (2, 192, 4, 4)
     }  # fmt: skip
     assert not backbone.training and not any(p.requires_grad for p in backbone.parameters())
-    assert fingerprint(backbone) == fingerprint(load_backbone(SHIPPED)) != fingerprint(load_backbone(SHIPPED, pretrained=False))
+    again, other = load_backbone(SHIPPED), load_backbone(SHIPPED, pretrained=False)
+    assert fingerprint(backbone) == fingerprint(again) != fingerprint(other)
 
 
 def test_our_network_is_torchvisions_resnet18():
@@ -74,6 +73,20 @@ def run_python():
     import sys
 
     def run(code):
-        return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=os.environ).stdout
+        return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
 
     return run
+
+
+def test_layer3_is_scaled_by_weights_alone():
+    import pretrain_backbone
+
+    plain, scaled = ResNet18(), ResNet18()
+    for seed, buffer in enumerate(b for b in plain.buffers() if b.is_floating_point()):
+        buffer.copy_(torch.rand(buffer.shape, generator=torch.Generator().manual_seed(seed)) + 0.5)
+    scaled.load_state_dict(plain.state_dict())
+    pretrain_backbone.scale_layer3(scaled, 0.25)
+    with torch.no_grad():
+        before, after = plain.eval()(image()), scaled.eval()(image())
+    assert torch.equal(before["layer2"], after["layer2"])
+    assert torch.allclose(before["layer3"] * 0.25, after["layer3"], atol=1e-6)

@@ -12,7 +12,16 @@ import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from notebooks import MAX_BYTES, all_notebooks, check_notebook, expects_output, run, stamp, strip_volatile
+from notebooks import (
+    MAX_BYTES,
+    START_TIMEOUT,
+    all_notebooks,
+    check_notebook,
+    expects_output,
+    run,
+    stamp,
+    strip_volatile,
+)
 from set_repository import ROOT, Repository, badge, setup_cell
 
 HERE = Repository("https://github.com/someone/adlib", "v1.2.3")
@@ -303,4 +312,5 @@ def test_other_parameters(number: int, tmp_path: Path, request: pytest.FixtureRe
     given = {name: inferred[name]["default"].strip("'\"") for name in ("CATEGORY", "SEED")}
     other = {"CATEGORY": "washer" if given["CATEGORY"] == "fabric" else "fabric", "SEED": int(given["SEED"]) + 1}
     papermill.execute_notebook(str(path), str(tmp_path / path.name), parameters={"PROFILE": "quick", **other},
-                               cwd=str(ROOT / "notebooks"), kernel_name="python3", progress_bar=False)
+                               cwd=str(ROOT / "notebooks"), kernel_name="python3", progress_bar=False,
+                               start_timeout=START_TIMEOUT)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from adlib.datasets.folder import ImageFolder, MagneticTile, MVTecAD
-from adlib.datasets.sample import DatasetError, Region, Sample, as_samples, hold_out
+from adlib.datasets.sample import DatasetError, Region, Sample, as_samples, hold_out, in_memory
 from adlib.datasets.synthetic import SyntheticFactory
 
 
@@ -42,5 +42,6 @@ __all__ = [
     "SyntheticFactory",
     "as_samples",
     "hold_out",
+    "in_memory",
     "open_dataset",
 ]

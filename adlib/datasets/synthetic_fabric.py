@@ -176,7 +176,7 @@ def _spot(generator: Generator, margin: float = 30.0) -> tuple[float, float]:
 def _missing_yarn(scene: Scene, x: Array, y: Array, generator: Generator) -> Array:
     system, index, knots = _pick_yarn(scene, generator)
     thickness, place = scene.thickness.copy(), scene.place.copy()
-    left = generator.uniform(0.0, 0.2)  # a yarn that is gone, or worn to a thread
+    left = generator.uniform(0.0, 0.12)  # a yarn that is gone, or worn to a thread
     if generator.uniform() < 0.5:
         thickness[system, index] *= left
         close = generator.uniform(0.03, 0.10)  # the neighbours move into part of the gap
@@ -194,11 +194,11 @@ def _slub(scene: Scene, x: Array, y: Array, generator: Generator) -> Array:
     system, index, _ = _pick_yarn(scene, generator)
     across, along = yarn_coordinates(scene, x, y)[:: 1 if system == 0 else -1]
     middle, length = generator.uniform(-11, 11), generator.uniform(2.0, 5.0)
-    swelling = generator.uniform(0.45, 0.68) * np.exp(-(((along - middle) / length) ** 2))
+    swelling = generator.uniform(0.5, 0.7) * np.exp(-(((along - middle) / length) ** 2))
     # Near the yarn the coordinate runs slower, so what is drawn there becomes wider.
     beside = across - (index - YARNS // 2 + 0.5)
     across = across - swelling * beside * np.exp(-((beside / 1.3) ** 2))
-    brighter = 1 + generator.uniform(0.2, 0.7) * swelling * soft(np.abs(beside) - 0.7, 0.4)  # loose fibres
+    brighter = 1 + generator.uniform(0.35, 0.8) * swelling * soft(np.abs(beside) - 0.7, 0.4)  # loose fibres
     return _weave(scene, x, y, coordinates=(across, along)[:: 1 if system == 0 else -1]) * brighter
 
 
@@ -240,7 +240,7 @@ def _cut(cloth: Array, x: Array, y: Array, generator: Generator) -> Array:
 def _stain(cloth: Array, x: Array, y: Array, generator: Generator) -> Array:
     radius = generator.uniform(12, 28)
     distance = blob(x, y, _spot(generator), (radius, radius * generator.uniform(0.5, 1.0)), generator, 0.3)
-    strength = generator.uniform(0.3, 0.65)
+    strength = generator.uniform(0.45, 0.8)
     drying_edge = 0.35 * np.exp(-((distance + 1.5) / 2.0) ** 2)
     amount = strength * (soft(distance, 4.0) * (1 + 0.12 * smooth_noise(generator, x.shape[0], 5.0)) + drying_edge)
     tint = np.array([[0.55, 0.42, 0.25], [0.25, 0.22, 0.20], [0.60, 0.30, 0.22]])[generator.integers(3)]
@@ -251,7 +251,7 @@ def _foreign_fibre(cloth: Array, x: Array, y: Array, generator: Generator) -> Ar
     start, heading = _spot(generator, 50), generator.uniform(0, 2 * np.pi)
     points = wandering_line(generator, start, heading, generator.uniform(40, 120), 0.32, 14)
     distance, side, along = line_distance(x, y, points)
-    half = generator.uniform(0.9, 1.6)
+    half = generator.uniform(1.2, 2.1)
     colour = np.array([[0.62, 0.16, 0.14], [0.10, 0.10, 0.11], [0.86, 0.85, 0.82], [0.55, 0.47, 0.20]])
     colour = colour[generator.integers(len(colour))]
     shadow = 0.35 * np.exp(-np.maximum(distance - half, 0) / 1.5) * (side > 0)

@@ -196,7 +196,7 @@ def _burr(part: _Part, generator: Generator) -> Array:
     heading += generator.uniform(0.2, 0.5) * outward * (1 if np.sin(heading - theta) < 0 else -1)
     points = wandering_line(generator, (x0, y0), heading, generator.uniform(14, 30), 0.12, 6)
     distance, side, along = line_distance(part.x, part.y, points)
-    half = generator.uniform(1.6, 2.8) * np.sqrt(np.clip(1.05 - along, 0.02, 1))
+    half = generator.uniform(1.9, 3.2) * np.sqrt(np.clip(1.05 - along, 0.02, 1))
     bright = 0.62 + 0.25 * side * generator.choice([-1, 1]) + 0.05 * smooth_noise(generator, part.x.shape[0], 1.5)
     return mix(part.picture(), paint(part.scene.steel / 0.67, bright), soft(distance - half, 1.2))
 

@@ -1,0 +1,19 @@
+"""The chapters with PROFILE = "paper" on a tiny tree in the official layout, with random weights: do they run?"""
+
+from pathlib import Path
+
+import papermill
+import pytest
+
+from adlib.datasets import SyntheticFactory
+
+CHAPTERS = sorted((Path(__file__).parent.parent / "notebooks").glob("0[2-9]_*.ipynb"))
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_paper_profile(path, tmp_path):
+    SyntheticFactory("washer", size=64, n_train=10, n_validation=0, n_test=4, n_defect=12).write(tmp_path)
+    given = {"PROFILE": "paper", "DATASET": "mvtec_ad", "DATA_ROOT": str(tmp_path), "CATEGORY": "washer",
+             "BACKBONE": "resnet18", "PRETRAINED": False}
+    papermill.execute_notebook(str(path), str(tmp_path / path.name), parameters=given, cwd=str(path.parent),
+                               kernel_name="python3", progress_bar=False)
