@@ -22,7 +22,7 @@ def k_center_greedy(
     2·√((1+ε)/(1−ε)) times where the features were projected first, equation (2.10).
 
     features: (N, d). Returns (n,) int64, all different, in the order of selection.
-    Memory beyond the input: one copy of it and a block of about 70 MB.
+    Memory beyond the input: one copy of it, and blocks of 8,192 rows.
     Raises ValueError where n is not in 1..N, `start` is out of range or a value is not finite.
 
     Source: Gonzalez, Clustering to minimize the maximum intercluster distance, 1985.
@@ -41,7 +41,8 @@ def k_center_greedy(
         raise ValueError(f"start = {start}: expected an index from 0 to {total - 1}")
     # Relative to the first centre, |x|² is the squared distance to it, and integers stay integers.
     x = features.float() - features[start].float()
-    bound = x.square().sum(1)  # (N,) squared distance to the nearest centre that the point has seen
+    # (N,) squared distance to the nearest centre that the point has seen
+    bound = torch.cat([rows.square().sum(1) for rows in x.split(8192)])
     if not bool(torch.isfinite(bound).all()):
         raise ValueError("features: expected finite values, found NaN or infinity")
     norms = bound.clone()
@@ -71,7 +72,7 @@ def _catch_up(x: Tensor, norms: Tensor, bound: Tensor, seen: Tensor, rows: Tenso
     rows = rows[seen[rows].argsort(stable=True)]  # rows that miss the same centres side by side
     for group in rows.split(512):
         new = centres[int(seen[group[0]]) :]
-        for block in new.split(32_768) if len(new) else ():
+        for block in new.split(8192) if len(new) else ():
             squared = torch.addmm(norms[block], x[group], x[block].T, alpha=-2).amin(1) + norms[group]
             bound[group] = torch.minimum(bound[group], squared.clamp_(min=0))
     bound[centres] = -1.0
@@ -105,7 +106,7 @@ def covering_radius(features: Tensor, centres: Tensor) -> float:
     features: (N, d); centres: indices (n,) of rows of `features`. In the units of the features.
     """
     radius = 0.0
-    for block in features.split(65_536):
+    for block in features.split(8192):
         radius = max(radius, float(k_nearest(block, features[centres], 1)[0].max()))
     return radius
 

@@ -138,13 +138,18 @@ class Detector(nn.Module):
         self.backbone_name = backbone if isinstance(backbone, str) else None
         self.device = pick_device(device)
         self.features = PatchFeatures(
-            load_backbone(backbone, levels, pretrained=pretrained, seed=seed), levels, neighbourhood, stride
+            load_backbone(backbone, levels, pretrained=pretrained, seed=seed, image_size=self.image_size),
+            levels, neighbourhood, stride,
         )
         self.failures: dict[str, str] = {}
         self.register_buffer("normal_scores", torch.empty(0))
         self.register_buffer("normal_peaks", torch.empty(0))
 
     # ------------------------------------------------------------------ what a method adds
+
+    def _plan(self, count: int) -> str:
+        """What fitting on `count` images will need, in words. Raises ValueError where it is too much."""
+        return "fit"
 
     def _fit(self, batches: Iterator[Tensor], count: int) -> None:
         """Learn from `count` normal images that arrive as batches (B, 3, h, w)."""
@@ -180,19 +185,23 @@ class Detector(nn.Module):
         for sample in [*samples, *held_out]:
             if sample.label != 0:
                 raise ValueError(f"{sample.path}: is labelled anomalous ({sample.kind}); fit takes normal images only")
+        _must_be_apart(samples, held_out)
         self.failures = {}
         self.to(self.device)
         with torch.no_grad():
-            self._fit((batch for batch, _, _ in self._read(samples, self.failures, "fit")), len(samples))
-        if self.failures:
-            names = "; ".join(self.failures.values())
-            warnings.warn(f"{len(self.failures)} of {len(samples)} images left out: {names}", stacklevel=2)
+            plan = self._plan(len(samples))
+            self._fit((batch for batch, _, _ in self._read(samples, self.failures, plan)), len(samples))
         self.normal_scores = self.normal_peaks = torch.empty(0)
         if held_out:
             prediction = self.predict(held_out)
+            if not prediction.samples:
+                raise ValueError(f"no validation image could be read: {list(prediction.failures.values())[:3]}")
             self.failures |= prediction.failures
             self.normal_scores = torch.from_numpy(np.sort(prediction.scores))
             self.normal_peaks = torch.tensor(sorted(float(m.max()) for m in prediction.maps))
+        if self.failures:
+            count, names = len(samples) + len(held_out), "; ".join(self.failures.values())
+            warnings.warn(f"{len(self.failures)} of {count} images left out: {names}", stacklevel=2)
         return self
 
     def predict(self, images: object) -> Prediction:
@@ -297,7 +306,8 @@ class Detector(nn.Module):
             raise ValueError(f"{path}: was fitted with a module of your own: pass it as backbone=")
         if about["backbone"] is not None and backbone is not None:
             raise ValueError(f"{path}: holds its own backbone {about['backbone']}: pass none")
-        detector = cls(backbone or about["backbone"], pretrained=False, device=device, **about["config"])
+        given = about["backbone"] if backbone is None else backbone
+        detector = cls(given, pretrained=False, device=device, **about["config"])
         if detector._fingerprint() != about["fingerprint"]:
             raise ValueError(f"{path}: the backbone given has other weights than the one it was fitted with")
         detector._restore(tensors, path)
@@ -316,8 +326,22 @@ class Detector(nn.Module):
         for name, buffer in list(self.named_buffers()):
             if name in tensors and buffer.shape != tensors[name].shape:  # what fit makes has no size yet
                 self.get_submodule(name.rpartition(".")[0]).register_buffer(name.rpartition(".")[2], tensors[name])
-        self.load_state_dict(tensors, strict=False)
+        try:
+            self.load_state_dict(tensors, strict=False)
+        except RuntimeError as error:
+            raise ValueError(f"{path}: does not fit the detector it names ({error})") from None
         self.to(self.device)
+
+
+def _must_be_apart(train: list[Sample], validation: list[Sample]) -> None:
+    """Refuse images, or parts, that are on both sides: their scores would be too low for a threshold."""
+    files = {s.path for s in train if not s.path.startswith("image[")}
+    groups = {s.group for s in train if s.group is not None}
+    for sample in validation:
+        if sample.path in files:
+            raise ValueError(f"{sample.path}: is in train and in validation; see datasets.hold_out")
+        if sample.group in groups:
+            raise ValueError(f"{sample.path}: its group {sample.group} is also in train; see datasets.hold_out")
 
 
 def readable_bytes(count: float) -> str:

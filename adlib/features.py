@@ -10,6 +10,7 @@ import copy
 import hashlib
 from collections.abc import Sequence
 from importlib import resources
+from typing import Self
 
 import torch
 from safetensors.torch import load_file
@@ -29,6 +30,7 @@ def load_backbone(
     *,
     pretrained: bool = True,
     seed: int = 0,
+    image_size: tuple[int, int] = (64, 64),
 ) -> nn.Module:
     """A frozen copy of a backbone, in evaluation mode, that returns {level: (B, C, h, w)}.
 
@@ -36,28 +38,31 @@ def load_backbone(
     (its IMAGENET1K_V1 weights, downloaded on first use, hash checked); or a module of your own,
     whose forward returns such a dictionary or has submodules named as `levels`.
     pretrained=False gives random weights drawn from `seed`: for tests and as a baseline.
+    image_size: (h, w) of the blank image that is passed through once, to see that it works.
     Raises ValueError for an unknown name or level, RuntimeError where weights cannot be had.
     """
     if isinstance(backbone, nn.Module):
-        module = _at_levels(copy.deepcopy(backbone), levels, "the given module")
+        module = _at_levels(copy.deepcopy(backbone), levels, "the given module", image_size)
     elif backbone == SHIPPED:
         module = _shipped(pretrained, seed)
     else:
-        module = _at_levels(_torchvision(backbone, pretrained, seed), levels, backbone)
+        module = _at_levels(_torchvision(backbone, pretrained, seed), levels, backbone, image_size)
     module = module.eval().requires_grad_(False)
     with torch.inference_mode():
         parameter = next(module.parameters(), torch.zeros(()))
-        found = module(torch.zeros(1, 3, 64, 64, device=parameter.device))
+        found = module(torch.zeros(1, 3, *image_size, device=parameter.device))
     if not isinstance(found, dict) or (missing := [level for level in levels if level not in found]):
         have = ", ".join(found) if isinstance(found, dict) else type(found).__name__
         raise ValueError(f"backbone: expected levels {', '.join(levels)}, found {have}; wanted: {missing}")
+    if flat := [level for level in levels if found[level].ndim != 4]:
+        raise ValueError(f"backbone: level {flat[0]} gives {tuple(found[flat[0]].shape)}, expected (B, C, h, w)")
     return module
 
 
 def _shipped(pretrained: bool, seed: int) -> nn.Module:
     if not pretrained:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which sets the GPUs' as well
             return ResNet18()
     with resources.as_file(resources.files("adlib") / "weights" / WEIGHTS) as path:
         state = load_file(path)
@@ -74,7 +79,7 @@ def _torchvision(name: str, pretrained: bool, seed: int) -> nn.Module:
     if name not in models.list_models():
         raise ValueError(f"backbone {name!r}: expected {SHIPPED!r}, a torchvision model's name, or a module")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         module = models.get_model(name, weights=None)
     if pretrained:
         try:
@@ -90,12 +95,12 @@ def _torchvision(name: str, pretrained: bool, seed: int) -> nn.Module:
     return module
 
 
-def _at_levels(module: nn.Module, levels: Sequence[str], name: str) -> nn.Module:
+def _at_levels(module: nn.Module, levels: Sequence[str], name: str, image_size: tuple[int, int]) -> nn.Module:
     """The module cut so that it returns the outputs of its submodules `levels` and computes no more."""
     module.eval()
     parameter = next(module.parameters(), torch.zeros(()))
     with torch.inference_mode():
-        if isinstance(module(torch.zeros(1, 3, 64, 64, device=parameter.device)), dict):
+        if isinstance(module(torch.zeros(1, 3, *image_size, device=parameter.device)), dict):
             return module
     from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -142,14 +147,24 @@ class PatchFeatures(nn.Module):
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 
+    def train(self, mode: bool = True) -> Self:
+        """The backbone stays in evaluation mode: in training mode its statistics would change with each batch."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
     def forward(self, images: Tensor) -> Tensor:
         """images (B, 3, H, W) in [0, 1] to features (B, C, h, w), C the sum of the levels' channels."""
+        return self.all_cells(images)[:, :, :: self.stride, :: self.stride]
+
+    def all_cells(self, images: Tensor) -> Tensor:
+        """As `forward`, without the stride: (B, C, h*, w*)."""
         x = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         outputs = self.backbone(x)
         levels = [aggregate(outputs[level], self.neighbourhood) for level in self.levels]
         grid = levels[0].shape[-2:]
         levels = [levels[0]] + [F.interpolate(x, grid, mode="bilinear", align_corners=False) for x in levels[1:]]
-        return torch.cat(levels, 1)[:, :, :: self.stride, :: self.stride]  # (B, C, h, w)
+        return torch.cat(levels, 1)  # (B, C, h*, w*)
 
 
 def aggregate(features: Tensor, neighbourhood: int) -> Tensor:

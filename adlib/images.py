@@ -126,11 +126,16 @@ def _read_values(
 
 def _open(path: Path, name: str) -> Image.Image:
     """Open a file and read its header only."""
-    if path.is_dir():
+    try:
+        folder, exists = path.is_dir(), path.exists()
+        empty = exists and path.stat().st_size == 0
+    except (OSError, ValueError) as error:  # a folder that may not be read, a name that no file can have
+        raise ImageError(f"{name}: cannot be looked up ({_first_line(error)}), expected a readable file") from error
+    if folder:
         raise ImageError(f"{name}: is a folder, expected an image file; name one file in it")
-    if not path.exists():
+    if not exists:
         raise ImageError(f"{name}: does not exist, expected an image file; check the path")
-    if path.stat().st_size == 0:
+    if empty:
         raise ImageError(f"{name}: is empty (0 bytes), expected an image file; copy it again")
     try:
         picture = Image.open(path)

@@ -130,7 +130,7 @@ def image_auroc_interval(
 ) -> Interval:
     """Interval of `image_auroc`, from resampled images, honest at 1 as well.
 
-    Whole groups are drawn (the images of one part; None is a group of its own), within each class.
+    Whole groups are drawn (the images of one part; None is a group of its own).
     Near 1 the percentile bootstrap is too short, and at 1 it has no width at all. So each end is
     the wider of the bootstrap's and Newcombe's, with the number of groups as the sample size.
 
@@ -190,17 +190,20 @@ def pixel_intervals(
 
     Pixels of one image stand and fall together, so drawing pixels would give intervals that are
     far too short. Each image is kept as histograms over 4,096 quantiles of the background, which
-    moves an end by less than 1/4096. Where no draw varies, the ends are those of Newcombe's
-    interval for as many images. Arguments and errors as for `au_pro`.
+    moves an end by about 1/4096, for AU-PRO divided by `limit`. Where no draw varies, the ends are
+    those of Newcombe's interval for as many images. Arguments and errors as for `au_pro`.
     """
     pairs = list(_pairs(masks, maps))
     negative = _background([values[~mask] for mask, values in pairs])
     edges = np.unique(negative[np.linspace(0, len(negative) - 1, 4096).astype(int)])
 
-    def histogram(values: np.ndarray) -> np.ndarray:  # from the highest bin down
-        return np.bincount(np.searchsorted(edges, values, "right"), minlength=len(edges) + 1)[::-1]
 
-    below, inside, covered = (np.zeros((len(pairs), len(edges) + 1)) for _ in range(3))
+    def histogram(values: np.ndarray) -> np.ndarray:
+        """From the highest bin down. Each edge has a bin of its own, since many values may equal it."""
+        bins = np.searchsorted(edges, values, "left") + np.searchsorted(edges, values, "right")
+        return np.bincount(bins, minlength=2 * len(edges) + 1)[::-1]
+
+    below, inside, covered = (np.zeros((len(pairs), 2 * len(edges) + 1)) for _ in range(3))
     count = np.zeros(len(pairs), int)
     for i, (mask, values) in enumerate(pairs):
         below[i], inside[i] = histogram(values[~mask]), histogram(values[mask])
@@ -216,12 +219,14 @@ def pixel_intervals(
         aurocs.append(_binned_area(background, weight @ inside, 1.0))
         pros.append(_binned_area(background, weight @ covered, limit))
     ends = []
-    for values in (aurocs, pros):
+    every = np.ones(len(pairs))
+    exact = [_binned_area(every @ below, every @ found, end) for found, end in ((inside, 1.0), (covered, limit))]
+    for values, value in zip((aurocs, pros), exact, strict=True):
         low, high = _percentiles(values, confidence)
         if high - low < 1e-12:
             images = len(np.unique(parts[labels])), max(1, len(np.unique(parts[~labels])))
-            low, high = newcombe_interval(values[0], *images, confidence=confidence)
-        ends.append((low, high))
+            low, high = newcombe_interval(value, *images, confidence=confidence)
+        ends.append((min(low, value), max(high, value)))
     return PixelIntervals(*ends)
 
 
@@ -245,14 +250,17 @@ def _weighted_auroc(levels: np.ndarray, positive: np.ndarray, negative: np.ndarr
 
 
 def _draw(parts: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """How often each image is drawn (N,): groups with replacement, within each class."""
-    weight = np.zeros(len(labels))
-    for side in (labels, ~labels):
-        names = np.unique(parts[side])
+    """How often each image is drawn (N,): whole groups with replacement, within those of one make-up.
+
+    Groups are all normal, all anomalous or mixed; drawn within each, both classes are always there.
+    """
+    make_up = (np.bincount(parts, labels) > 0) + 2 * (np.bincount(parts, ~labels) > 0)
+    times = np.zeros(len(make_up))
+    for kind in (1, 2, 3):
+        names = np.flatnonzero(make_up == kind)
         if len(names):
-            times = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
-            weight[side] = times[np.searchsorted(names, parts[side])]
-    return weight
+            times[names] = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
+    return times[parts]
 
 
 def _percentiles(values: Sequence[float], confidence: float) -> Interval:
@@ -264,7 +272,7 @@ def _percentiles(values: Sequence[float], confidence: float) -> Interval:
 
 
 def _groups(groups: Sequence[str | None] | None, n: int) -> np.ndarray:
-    """A number per group (N,); an image without a group is a group of its own."""
+    """A number per group (N,), from 0 without gaps; an image without a group is a group of its own."""
     if groups is None:
         return np.arange(n)
     if len(groups) != n:

@@ -13,11 +13,12 @@ def k_nearest(queries: Tensor, bank: Tensor, k: int = 1) -> tuple[Tensor, Tensor
 
     queries: (Q, d), bank: (N, d), both floating point and on one device.
     Returns distances (Q, k), ascending, in the units of the features, and indices (Q, k) int64.
-    Memory beyond the inputs: one centred copy of each, and one block of 16 MB.
+    Memory beyond the inputs: a centred copy of each, and blocks: 16 MB of distances and 1,024·k rows.
     Raises ValueError where the widths differ, `bank` is empty, or k is not in 1..N.
 
-    Neighbours are ranked by |b|² − 2·q·b, one matrix product a block. The distances returned are
-    then taken from q − b itself: a query that lies in the bank has distance exactly 0.
+    Neighbours are ranked by |b|² − 2·q·b, one matrix product a block, so that near-ties are settled
+    by float32's rounding. The distances returned are taken from q − b itself: a query that lies in
+    the bank, and has no almost equal twin there, has distance exactly 0.
     """
     if queries.ndim != 2 or bank.ndim != 2 or queries.shape[1] != bank.shape[1]:
         raise ValueError(
@@ -28,20 +29,18 @@ def k_nearest(queries: Tensor, bank: Tensor, k: int = 1) -> tuple[Tensor, Tensor
     # Rounding errors of the matrix product grow with |b|². Around the mean they are small.
     centre = bank.mean(0)
     rows, columns = bank - centre, queries - centre
-    half_norms = rows.square().sum(1) / 2  # (N,)
+    half_norms = torch.cat([part.square().sum(1) / 2 for part in rows.split(8192)])  # (N,)
     bank_block = min(len(bank), max(k, BLOCK // max(1, min(len(queries), 1024))))
-    found = []
-    for q in columns.split(1024):
-        best, index = _scan(q, rows, half_norms, k, bank_block)
-        found.append(index)
-    indices = torch.cat(found) if found else torch.empty(0, k, dtype=torch.long, device=bank.device)
-    distances = (queries[:, None] - bank[indices]).square().sum(2).sqrt()  # (Q, k)
-    distances, order = distances.sort(dim=1, stable=True)
-    return distances, indices.gather(1, order)
+    found = [(bank.new_empty(0, k), torch.empty(0, k, dtype=torch.long, device=bank.device))]
+    for original, q in zip(queries.split(1024), columns.split(1024), strict=True):
+        index = _scan(q, rows, half_norms, k, bank_block)
+        distance, order = (original[:, None] - bank[index]).square().sum(2).sqrt().sort(dim=1, stable=True)
+        found.append((distance, index.gather(1, order)))
+    return torch.cat([distance for distance, _ in found]), torch.cat([index for _, index in found])
 
 
-def _scan(q: Tensor, rows: Tensor, half_norms: Tensor, k: int, block: int) -> tuple[Tensor, Tensor]:
-    """Running top k of |b|²/2 − q·b over blocks of the bank: values (Q, k) and indices (Q, k)."""
+def _scan(q: Tensor, rows: Tensor, half_norms: Tensor, k: int, block: int) -> Tensor:
+    """Indices (Q, k) of the k smallest |b|²/2 − q·b, kept from block to block of the bank."""
     best = index = None
     for start in range(0, len(rows), block):
         stop = min(start + block, len(rows))
@@ -56,4 +55,4 @@ def _scan(q: Tensor, rows: Tensor, half_norms: Tensor, k: int, block: int) -> tu
             value, keep = value.topk(min(k, value.shape[1]), dim=1, largest=False)
             position = position.gather(1, keep)
         best, index = value, position
-    return best, index
+    return index

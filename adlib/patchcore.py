@@ -5,19 +5,17 @@ Source: Roth et al., Towards Total Recall in Industrial Anomaly Detection, CVPR 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from adlib.coreset import k_center_greedy, random_projection
 from adlib.detector import Detector, readable_bytes
 from adlib.features import SHIPPED, to_rows
 from adlib.neighbors import k_nearest
-
-log = logging.getLogger("adlib")
 
 
 class PatchCore(Detector):
@@ -78,19 +76,22 @@ class PatchCore(Detector):
 
     def memory_needed(self, images: int) -> int:
         """Bytes that the memory bank of so many images takes while it is built, the coreset's copy included."""
-        with torch.inference_mode():
-            _, c, h, w = self.features.to(self.device)(torch.zeros(1, 3, *self.image_size, device=self.device)).shape
+        features = self.features.to(self.device)
+        with torch.no_grad():
+            _, c, h, w = features(torch.zeros(1, 3, *self.image_size, device=self.device)).shape
         width = c + (c if self.projection is None else self.projection * 2)
         return images * h * w * 4 * (c if self.coreset_ratio == 1 else width)
 
-    def _fit(self, batches: Iterator[Tensor], count: int) -> None:
+    def _plan(self, count: int) -> str:
         needed = self.memory_needed(count)
         if needed > self.max_memory:
             raise ValueError(
                 f"the memory bank of {count} images needs {readable_bytes(needed)}, max_memory is "
                 f"{readable_bytes(self.max_memory)}. Raise it, or use fewer images, a larger stride, smaller images"
             )
-        log.info("memory bank of %d images: %s while it is built", count, readable_bytes(needed))
+        return f"fit, with {readable_bytes(needed)} for the memory bank"
+
+    def _fit(self, batches: Iterator[Tensor], count: int) -> None:
         bank, filled = torch.empty(0, 0), 0  # M, equation (2.4)
         for batch in batches:
             rows = to_rows(self.features(batch))  # (B·h·w, C)
@@ -102,23 +103,24 @@ class PatchCore(Detector):
             filled += len(rows)
         if not filled:
             raise ValueError(f"none of the {count} training images could be read: {list(self.failures.values())[:3]}")
-        bank = bank[:filled]
-        self.memory_bank = bank[self._coreset(bank)].clone()
+        self.memory_bank = self._coreset(bank[:filled])
 
     def _coreset(self, bank: Tensor) -> Tensor:
-        """Indices of M_C. Distances may be projected; what is kept is not."""
+        """M_C. Distances may be projected; what is kept is not."""
         if self.coreset_ratio == 1:
-            return torch.arange(len(bank), device=bank.device)
+            return bank
         n = max(1, int(self.coreset_ratio * len(bank)))
-        if self.projection is not None:
-            bank = random_projection(bank, self.projection, seed=self.seed)
-        return k_center_greedy(bank, n, seed=self.seed, progress=True)
+        rows = bank if self.projection is None else random_projection(bank, self.projection, seed=self.seed)
+        return bank[k_center_greedy(rows, n, seed=self.seed, progress=True)]
 
     # ------------------------------------------------------------------ scoring
 
     def patch_scores(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Image scores (B,), equations (2.13) and (2.14), and patch scores (B, h', w'), equation (2.11)."""
-        features = self.features(batch)  # (B, C, h', w')
+        """Image scores (B,), equations (2.13) and (2.14), and patch scores (B, h*, w*), equation (2.11)."""
+        self._must_be_fitted()
+        cells = self.features.all_cells(batch)  # (B, C, h*, w*)
+        stride, grid = self.features.stride, tuple(cells.shape[-2:])
+        features = cells[:, :, ::stride, ::stride]  # (B, C, h', w')
         b, _, h, w = features.shape
         queries = to_rows(features)  # (B·h'·w', C)
         distances, nearest = k_nearest(queries, self.memory_bank)
@@ -131,7 +133,19 @@ class PatchCore(Detector):
             _, around = k_nearest(star, self.memory_bank, size)  # N_b(m*), m* or its twin first
             to_all = (queries[row][:, None] - self.memory_bank[around]).square().sum(2).sqrt()  # (B, b)
             scores = reweight(scores, to_all)
-        return scores, distances.view(b, h, w)
+        return scores, spread(distances.view(b, h, w), stride, grid)
+
+
+def spread(scores: Tensor, stride: int, grid: tuple[int, int]) -> Tensor:
+    """Patch scores (B, h', w') of every `stride`-th cell to all cells (B, h*, w*), bilinear in between.
+
+    Cell i·stride keeps its score. Enlarging the small grid as it is would shift the map by half a stride.
+    """
+    if stride == 1:
+        return scores
+    size = [(n - 1) * stride + 1 for n in scores.shape[-2:]]
+    x = F.interpolate(scores[:, None], size, mode="bilinear", align_corners=True)
+    return F.pad(x, (0, grid[1] - size[1], 0, grid[0] - size[0]), mode="replicate")[:, 0]
 
 
 def reweight(scores: Tensor, distances: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 from sklearn.metrics import roc_auc_score, roc_curve
 
 DPI = 90
@@ -39,15 +40,19 @@ HALO = [patheffects.withStroke(linewidth=3, foreground="black")]
 class _Figure(Figure):
     """A figure that shows itself in Jupyter, also where pyplot was never imported.
 
-    It sends a PNG; a grid of photographs, whose noise a PNG cannot compress, a JPEG of a third of the size.
+    It sends a PNG of 256 colours; a grid of photographs, whose noise a PNG cannot compress, as a smaller JPEG.
     """
 
     photographs = False
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        kind, options = ("jpeg", {"pil_kwargs": {"quality": 85}}) if self.photographs else ("png", {})
-        picture = BytesIO()
-        self.savefig(picture, format=kind, bbox_inches="tight", **options)
+        full, picture, kind = BytesIO(), BytesIO(), "jpeg" if self.photographs else "png"
+        self.savefig(full, format="png", bbox_inches="tight")
+        drawn = Image.open(full).convert("RGB")
+        if self.photographs:
+            drawn.save(picture, kind, quality=72, optimize=True)
+        else:
+            drawn.quantize(256, dither=Image.Dither.NONE).save(picture, kind, optimize=True)
         return {f"image/{kind}": picture.getvalue(), "text/plain": repr(self)}
 
     def _ipython_display_(self) -> None:  # comes before the PNG that the inline backend would send

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
+from torch import Tensor
 
 
-def conformal_threshold(normal_scores: Sequence[float], false_alarm_rate: float) -> float:
+def conformal_threshold(normal_scores: Sequence[float] | Tensor, false_alarm_rate: float) -> float:
     """The ⌈(n+1)(1−α)⌉-th smallest of n held-out normal scores. Equation (2.17).
 
     An image is called defective where its score is above the threshold. If a new good image is
@@ -20,6 +21,8 @@ def conformal_threshold(normal_scores: Sequence[float], false_alarm_rate: float)
     Raises ValueError where a score is not finite or n is too small: it needs n ≥ 1/α − 1.
     Source: Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005.
     """
+    if isinstance(normal_scores, Tensor):  # a detector on a GPU keeps them there
+        normal_scores = normal_scores.detach().cpu()
     scores = np.sort(np.asarray(normal_scores, np.float64).ravel())
     if not 0 < false_alarm_rate < 1:
         raise ValueError(f"false_alarm_rate = {false_alarm_rate}: expected a share between 0 and 1")
@@ -54,6 +57,8 @@ def defect_regions(anomaly_map: np.ndarray, threshold: float, *, min_area: int =
     min_area: smaller regions, in pixels, are left out. Raises ValueError where the map is not (H, W) or not finite.
     """
     values = np.asarray(anomaly_map)
+    if not math.isfinite(threshold):
+        raise ValueError(f"threshold = {threshold}: expected a finite number")
     if values.ndim != 2 or not np.isfinite(values).all():
         raise ValueError(f"map of shape {values.shape}: expected (H, W) with finite values")
     labelled, _ = ndimage.label(values > threshold, np.ones((3, 3)))

@@ -23,10 +23,11 @@ import torch
 from adlib import PatchCore
 from adlib.benchmark import evaluate
 from adlib.datasets import open_dataset
-from adlib.detector import Prediction
+from adlib.detector import Prediction, pick_device
 from adlib.metrics import image_auroc
 from adlib.threshold import conformal_threshold
 
+KEYS = ("image_auroc", "pixel_auroc", "au_pro")
 PROTOCOLS = {
     "synthetic": "the factory's split: 200 training images, 200 good and 200 defective test images",
     "mvtec_ad": "official split; images of the copy used were reduced to 450×450 beforehand",
@@ -57,11 +58,12 @@ def run(data, backbone: str, pretrained: bool, seed: int, options: dict) -> dict
     result = {"seed": seed, **evaluate(prediction), "by_kind": by_kind(prediction)}
     result |= {"train": len(train), "test_good": int((prediction.labels == 0).sum()),
                "test_defective": int(prediction.labels.sum()), "memory_bank": len(detector.memory_bank)}
-    if normals:
+    if len(detector.normal_scores) >= 19:
         threshold = conformal_threshold(detector.normal_scores, 0.05)
         alarm = prediction.scores > threshold
         result["threshold"] = {
-            "alpha": 0.05, "held_out": len(normals), "false_alarms": float(alarm[prediction.labels == 0].mean()),
+            "alpha": 0.05,
+            "held_out": len(detector.normal_scores), "false_alarms": float(alarm[prediction.labels == 0].mean()),
             "defects_found": float(alarm[prediction.labels == 1].mean()),
         }  # fmt: skip
     return result
@@ -80,6 +82,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/patchcore_….json")
     args = parser.parse_args()
     data = open_dataset(args.dataset, args.root, args.category or None)
+    args.category = getattr(data, "category", getattr(data, "product", args.category))
     options = {"coreset_ratio": args.coreset_ratio, "image_size": args.image_size}
     backbone = args.backbone + (", random weights" if args.random_weights else "")
     name = "_".join(filter(None, ["patchcore", args.dataset, args.category, "random" if args.random_weights else ""]))
@@ -87,7 +90,7 @@ def main() -> None:
     results = []
     for seed in args.seeds:
         results.append(run(data, args.backbone, not args.random_weights, seed, options))
-        measured = {k: round(results[-1][k]["value"], 4) for k in ("image_auroc", "pixel_auroc", "au_pro")}
+        measured = {k: round(results[-1][k]["value"], 4) for k in KEYS if k in results[-1]}
         print(f"seed {seed}: {measured}", flush=True)
     root = f" --root DATA/{args.root.name}" if args.root else ""
     command = (
@@ -101,6 +104,7 @@ def main() -> None:
     report = {
         "name": "PatchCore, " + " ".join(filter(None, [args.dataset, args.category])), "command": command,
         "versions": {"python": platform.python_version(), **versions}, "threads": torch.get_num_threads(),
+        "device": str(pick_device()),
         "backbone": backbone, "dataset": args.dataset, "category": args.category,
         "protocol": PROTOCOLS[args.dataset], "options": options, "seeds": args.seeds, "results": results,
     }  # fmt: skip

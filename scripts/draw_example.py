@@ -30,7 +30,8 @@ def main() -> None:
             rows["maps"].append(anomaly_map / threshold)
             rows["titles"].append(f"{product}, {sample.kind}")
     figure = plots.show(**rows, threshold=1.0)
-    figure.savefig(Path(__file__).parent.parent / "book" / "_static" / "example.jpg", dpi=110, pil_kwargs={"quality": 88})
+    path = Path(__file__).parent.parent / "book" / "_static" / "example.jpg"
+    figure.savefig(path, dpi=110, pil_kwargs={"quality": 88})
 
 
 if __name__ == "__main__":

@@ -195,3 +195,23 @@ def test_the_bins_change_little():
 def test_intervals_are_the_same_twice():
     masks, maps = scene(2)
     assert metrics.pixel_intervals(masks, maps, resamples=20) == metrics.pixel_intervals(masks, maps, resamples=20)
+
+
+def test_ties_and_perfect_separation_keep_the_value_inside():
+    masks, _ = scene(4, n=6)
+    stripes = [np.where(m, 1.0, np.arange(m.size).reshape(m.shape) % 2) for m in masks]
+    for maps in ([m.astype(float) for m in masks], stripes):
+        ends = metrics.pixel_intervals(masks, maps, resamples=50)
+        for (low, high), measure in zip(ends, (metrics.pixel_auroc, metrics.au_pro), strict=True):
+            assert low <= measure(masks, maps) <= high
+    separated = metrics.pixel_intervals(masks, [m + 0.5 * np.random.default_rng(0).random(m.shape) for m in masks])
+    assert separated.pixel_auroc[1] == 1.0 and separated.pixel_auroc[0] < 0.9  # six images prove little
+
+
+def test_a_group_with_both_classes_is_drawn_as_one():
+    labels, groups = np.array([0, 1, 0, 1, 0, 0, 1]).astype(bool), ["a", "a", "b", "b", "c", "d", "e"]
+    parts = metrics._groups(groups, 7)
+    for seed in range(20):
+        weight = metrics._draw(parts, labels, np.random.default_rng(seed))
+        assert weight[0] == weight[1] and weight[2] == weight[3] and weight[0] + weight[2] == 2
+        assert weight[4] + weight[5] == 2 and weight[6] == 1

@@ -12,6 +12,7 @@ from scipy import ndimage
 from adlib import PatchCore
 from adlib.datasets import Sample, SyntheticFactory
 from adlib.detector import gaussian_smooth, readable_bytes
+from adlib.patchcore import spread
 
 
 def tiny(**options):
@@ -163,6 +164,39 @@ def test_bad_arguments_are_named(options, word):
 def test_predict_before_fit():
     with pytest.raises(RuntimeError, match="not fitted"):
         tiny().predict(torch.rand(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize("stride", [2, 3])
+def test_a_stride_does_not_shift_the_map(stride):
+    full = torch.arange(9.0)[:, None] + 10 * torch.arange(8.0)[None]  # a plane: bilinear interpolation is exact
+    kept = full[None, ::stride, ::stride]
+    out = spread(kept, stride, (9, 8))[0]
+    rows, columns = ((n - 1) // stride * stride + 1 for n in (9, 8))
+    assert torch.allclose(out[:rows, :columns], full[:rows, :columns], atol=1e-5)
+    assert out.shape == full.shape and torch.equal(out[:, -1], out[:, columns - 1])
+
+
+def test_training_mode_changes_nothing(fitted, factory):
+    before = fitted.predict(factory.test).scores
+    fitted.train()
+    assert np.array_equal(fitted.predict(factory.test).scores, before) and fitted.features.backbone.training is False
+
+
+def test_validation_must_be_apart_from_train(factory):
+    with pytest.raises(ValueError, match="in train and in validation"):
+        tiny().fit(factory.train, validation=factory.train[:2])
+    parts = [Sample(0, "good", f"{i}.png", group="tile 1", image_source=factory.train[i].image) for i in range(2)]
+    with pytest.raises(ValueError, match="tile 1"):
+        tiny().fit(parts[:1], validation=parts[1:])
+
+
+def test_unreadable_validation_is_said(factory):
+    missing = Sample(0, "good", "gone.png", image_source="gone.png")
+    with pytest.warns(UserWarning, match="gone.png"):
+        detector = tiny().fit(factory.train, validation=[*factory.validation, missing])
+    assert len(detector.normal_scores) == 6
+    with pytest.raises(ValueError, match="gone.png"):
+        tiny().fit(factory.train, validation=[missing])
 
 
 # ---------------------------------------------------------------------- saving

@@ -184,7 +184,7 @@ def _own_test(test: Path, masks: Path | None, max_value: float | None) -> list[S
 
 def _own_mask(image: Path) -> Path | None:
     for stem in (image.stem, f"{image.stem}_mask"):
-        for extension in IMAGE_EXTENSIONS:
+        for extension in (*IMAGE_EXTENSIONS, *(e.upper() for e in IMAGE_EXTENSIONS)):
             if (mask := image.with_name(stem + extension)).is_file():
                 return mask
     return None

@@ -120,9 +120,12 @@ def as_samples(source: object, *, max_value: float | None = None) -> list[Sample
     max_value: see `read_image`. Samples keep their own.
 
     What has no label gets label 0 and kind "good": by convention, not by knowledge. Images without a file are
-    named "image[0]", "image[1]", and so on. Nothing is read here, so a missing or broken file is found when its
-    image is asked for. Raises DatasetError for an empty source or one of another type.
+    named "image[0]", "image[1]", and so on. Nothing is read here, so a broken file, or a missing one of a list,
+    is found when its image is asked for. Raises DatasetError for an empty source, one of another type, or a
+    single path where nothing lies.
     """
+    if isinstance(source, (str, Path)) and not Path(source).exists():
+        raise DatasetError(f"{source}: does not exist, expected a folder of images or one image; check the path")
     if isinstance(source, (str, Path)) and Path(source).is_dir():
         items: list[object] = list(image_files(source))
     elif isinstance(source, (str, Path, Image.Image, Sample)):
