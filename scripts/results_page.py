@@ -1,12 +1,15 @@
 """The results page of the book, made from benchmarks/results/*.json and benchmarks/published.json.
 
-    python scripts/results_page.py   # prints the page
+    python scripts/results_page.py            # prints the page
+    python scripts/results_page.py --readme   # writes the table of the README
 """
 
 from __future__ import annotations
 
 import json
+import re
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -91,5 +94,25 @@ def page(benchmarks: Path) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+README_TABLE = re.compile(r"(<!-- results: .*? -->\n).*?(<!-- end of results -->)", re.S)
+
+
+def with_table(readme: str, benchmarks: Path) -> str:
+    """The text of the README with its results as they are in `benchmarks`."""
+    rows = [[" ".join(part for part in (e["dataset"], e["category"]) if part), e["backbone"], str(len(e["seeds"])),
+             *(cell(e["results"], m) for m in METRICS)] for e in read_results(benchmarks / "results")]
+    lines = table(["data", "backbone", "seeds", *METRICS.values()], rows)
+    return README_TABLE.sub(lambda m: m[1] + "\n".join(lines) + "\n" + m[2], readme)
+
+
+def main() -> None:
+    root = Path(__file__).resolve().parent.parent
+    if sys.argv[1:] == ["--readme"]:
+        path = root / "README.md"
+        path.write_text(with_table(path.read_text(encoding="utf-8"), root / "benchmarks"), encoding="utf-8")
+    else:
+        print(page(root / "benchmarks"))
+
+
 if __name__ == "__main__":
-    print(page(Path(__file__).resolve().parent.parent / "benchmarks"))
+    main()

@@ -327,6 +327,12 @@ def test_the_committed_results_make_a_page() -> None:
 # ------------------------------------------------------------------ the commands
 
 
+def test_the_readme_shows_the_measured_results() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(results_page.README_TABLE.findall(readme)) == 1
+    assert results_page.with_table(readme, ROOT / "benchmarks") == readme, "python scripts/results_page.py --readme"
+
+
 def test_make_help_lists_every_target() -> None:
     text = subprocess.run(["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     targets = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.M)
