@@ -6,6 +6,7 @@ import json
 import math
 import os
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -101,7 +102,7 @@ class Prediction:
         return [None if mask is None else mask.numpy() for mask in masks]
 
 
-class Detector(nn.Module):
+class Detector(nn.Module, ABC):
     """The common part of the detectors. A method adds `_fit`, `patch_scores` and its own buffers.
 
     backbone, levels, neighbourhood, stride: see `features.load_backbone` and `features.PatchFeatures`.
@@ -151,13 +152,13 @@ class Detector(nn.Module):
         """What fitting on `count` images will need, in words. Raises ValueError where it is too much."""
         return "fit"
 
+    @abstractmethod
     def _fit(self, batches: Iterator[Tensor], count: int) -> None:
         """Learn from `count` normal images that arrive as batches (B, 3, h, w)."""
-        raise NotImplementedError  # pragma: no cover
 
+    @abstractmethod
     def patch_scores(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Batch (B, 3, h, w) in [0, 1] to image scores (B,) and a grid of patch scores (B, h', w')."""
-        raise NotImplementedError  # pragma: no cover
 
     def config(self) -> dict[str, Any]:
         """The constructor's arguments that are not the backbone, as JSON can hold them."""
@@ -168,8 +169,9 @@ class Detector(nn.Module):
         }  # fmt: skip
 
     @property
+    @abstractmethod
     def fitted(self) -> bool:
-        raise NotImplementedError  # pragma: no cover
+        """Whether `fit` or `load` has been called."""
 
     # ------------------------------------------------------------------ fit and predict
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-LEVELS = ("layer1", "layer2", "layer3")
-
 
 class BasicBlock(nn.Module):
     """Two 3×3 convolutions and a shortcut: y = relu(x' + conv(relu(conv(x)))).
