@@ -28,7 +28,8 @@ def k_center_greedy(
     Source: Gonzalez, Clustering to minimize the maximum intercluster distance, 1985.
 
     The plain loop compares each new centre with every point. This function makes the same choices
-    with less work. A distance to the nearest centre can only fall, so an old value is an upper
+    with less work; where two points are equally far up to float32's rounding, it may take the other
+    one. A distance to the nearest centre can only fall, so an old value is an upper
     bound. Only the points with the largest bounds are brought up to date, and the loop runs among
     them for as long as their maximum stays above the bound of everyone else.
     """
