@@ -8,7 +8,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from adlib.neighbors import k_nearest
+from adlib.neighbors import Bank, k_nearest
+
+WIDTH = 2048  # points that are looked at together: few enough for the processor's cache
+BATCH = 64  # points whose distance is worked out exactly in one go
+BLOCK = 8192  # rows of a larger matrix that are worked on at once
 
 
 def k_center_greedy(
@@ -22,16 +26,19 @@ def k_center_greedy(
     2·√((1+ε)/(1−ε)) times where the features were projected first, equation (2.10).
 
     features: (N, d). Returns (n,) int64, all different, in the order of selection.
-    Memory beyond the input: one copy of it, and blocks of 8,192 rows.
+    Memory beyond the input: one float32 copy of it, the rows of the centres, and blocks of 8,192 rows.
     Raises ValueError where n is not in 1..N, `start` is out of range or a value is not finite.
 
     Source: Gonzalez, Clustering to minimize the maximum intercluster distance, 1985.
 
-    The plain loop compares each new centre with every point. This function makes the same choices
-    with less work; where two points are equally far up to float32's rounding, it may take the other
-    one. A distance to the nearest centre can only fall, so an old value is an upper
-    bound. Only the points with the largest bounds are brought up to date, and the loop runs among
-    them for as long as their maximum stays above the bound of everyone else.
+    The plain loop compares each new centre with every point. This function makes the choices that
+    the plain loop makes in float64, with less work. A distance to the nearest centre can only fall,
+    so an old value is an upper bound. Only the points with the largest bounds are brought up to date,
+    and the loop runs among them for as long as their maximum stays above the bound of everyone else.
+
+    Bounds come from float32 products, plus a margin for their rounding. Before a point is chosen, its
+    distance is taken from differences in float64. So the choices are exact where the margin holds: it
+    is about 1.5 times the largest error seen, up to 1,536 dimensions. TF32 must be off, as it is by default.
     """
     total = len(features)
     if features.ndim != 2 or not 1 <= n <= total:
@@ -40,63 +47,114 @@ def k_center_greedy(
         start = int(torch.randint(total, (1,), generator=torch.Generator().manual_seed(seed)))
     if not 0 <= start < total:
         raise ValueError(f"start = {start}: expected an index from 0 to {total - 1}")
-    # Relative to the first centre, |x|² is the squared distance to it, and integers stay integers.
-    x = features.float() - features[start].float()
-    # (N,) squared distance to the nearest centre that the point has seen
-    bound = torch.cat([rows.square().sum(1) for rows in x.split(8192)])
-    if not bool(torch.isfinite(bound).all()):
-        raise ValueError("features: expected finite values, found NaN or infinity")
-    norms = bound.clone()
-    seen = torch.ones(total, dtype=torch.long, device=x.device)  # how many centres `bound` knows of
-    centres = torch.full((n,), start, dtype=torch.long, device=x.device)
-    bound[start] = -1.0  # a chosen point is never chosen again, not even among duplicates
-    count, width = 1, 2048
-    with tqdm(total=n, initial=1, desc="coreset", disable=not progress, leave=False) as bar:
-        while count < n:
-            top = bound.topk(min(width + 1, total))
-            inside = top.indices[:width].sort().values  # by index, so that ties go to the lowest
-            outside = float(top.values[width]) if total > width else -math.inf
-            _catch_up(x, norms, bound, seen, inside, centres[:count])
-            before = count
-            count, highest = _select(x, norms, bound, inside, outside, centres, count)
-            seen[inside] = count
-            bar.update(count - before)
-            if count == before and highest == outside:
-                width *= 2  # a tie across the border: look at more points at once
-            elif count > before:
-                width = 2048
-    return centres
+    if features.is_cuda and torch.backends.cuda.matmul.allow_tf32:
+        raise ValueError("TF32 products are on, expected float32 for exact choices; set "
+                         "torch.backends.cuda.matmul.allow_tf32 = False")
+    # Apple's GPUs have no float64.
+    state, width = _Bounds(features.cpu() if features.device.type == "mps" else features, n, start), WIDTH
+    exactly = torch.autocast(features.device.type, enabled=False)  # 16-bit products would be other choices
+    with exactly, tqdm(total=n, initial=1, desc="coreset", disable=not progress, leave=False) as bar:
+        while state.count < n:
+            before = state.count
+            state.advance(width)
+            bar.update(state.count - before)
+            # No centre found: too many points have almost the same bound. Look at more of them at once.
+            width = WIDTH if state.count > before else 2 * width
+    return state.centres.to(features.device)
 
 
-def _catch_up(x: Tensor, norms: Tensor, bound: Tensor, seen: Tensor, rows: Tensor, centres: Tensor) -> None:
-    """Lower `bound` of `rows` by the centres that each of them has not seen, one product a group."""
-    rows = rows[seen[rows].argsort(stable=True)]  # rows that miss the same centres side by side
-    for group in rows.split(512):
-        new = centres[int(seen[group[0]]) :]
-        for block in new.split(8192) if len(new) else ():
-            squared = torch.addmm(norms[block], x[group], x[block].T, alpha=-2).amin(1) + norms[group]
-            bound[group] = torch.minimum(bound[group], squared.clamp_(min=0))
-    bound[centres] = -1.0
+class _Bounds:
+    """Upper bounds on the squared distance of each point to its nearest centre, and the centres so far."""
 
+    def __init__(self, features: Tensor, n: int, start: int) -> None:
+        self.features = features = features.detach()
+        # Whole numbers, 16 bits and truth values are subtracted in a type that holds them and the difference.
+        wide = torch.promote_types(features.dtype, torch.float32 if features.is_floating_point() else torch.float64)
+        origin = features[start].to(wide)
+        # Relative to the first centre, |x|² is the squared distance to it, and small if the points are close.
+        self.x = torch.empty(features.shape, device=features.device)  # (N, d), float32
+        for rows, x in zip(features.split(BLOCK), self.x.split(BLOCK), strict=True):
+            x.copy_(rows.to(wide) - origin)
+        self.norms = torch.cat([rows.square().sum(1) for rows in self.x.split(BLOCK)])  # (N,)
+        if not bool(torch.isfinite(self.norms).all()):
+            finite = all(bool(torch.isfinite(rows).all()) for rows in features.split(BLOCK))
+            found = "values whose squares overflow float32; rescale them" if finite else "NaN or infinity"
+            raise ValueError(f"features: expected finite values, found {found}")
+        # |x − c|² is computed as |x|² − 2x·c + |c|². Its error grows with |x|² + |c|²: we have seen 11·2⁻²⁴ times
+        # that, and allow 16·2⁻²⁴ times. Per pair, so that one far point does not blur all others.
+        self.margins = 8 * torch.finfo(torch.float32).eps * self.norms.double()  # (N,)
+        self.bound = self.norms.double() + self.margins  # (N,)
+        self.seen = torch.ones_like(self.norms, dtype=torch.long)  # how many centres `bound` knows of
+        self.centres = torch.full((n,), start, dtype=torch.long, device=features.device)
+        self.rows = self.x.new_zeros(n, self.x.shape[1])  # x of the centres; that of the first one is 0
+        self.bound[start] = -1.0  # a chosen point is never chosen again, not even among duplicates
+        self.count = 1
 
-def _select(
-    x: Tensor, norms: Tensor, bound: Tensor, inside: Tensor, outside: float, centres: Tensor, count: int
-) -> tuple[int, float]:
-    """The plain greedy loop among `inside`, while its maximum is above `outside`."""
-    local, local_norms, value = x[inside], norms[inside], bound[inside]
-    highest = -math.inf
-    while count < len(centres):
-        position = int(value.argmax())
-        highest = float(value[position])
-        if highest <= outside:
-            break
-        centres[count] = inside[position]
-        squared = torch.addmv(local_norms, local, local[position], alpha=-2) + local_norms[position]
-        value = torch.minimum(value, squared.clamp_(min=0))
-        value[position] = -1.0
-        count += 1
-    bound[inside] = value
-    return count, highest
+    def advance(self, width: int) -> None:
+        """Choose centres among the points with the `width` largest bounds, for as long as that is certain."""
+        top = self.bound.topk(min(width + 1, len(self.bound)))
+        inside = top.indices[:width].sort().values  # by index, so that ties go to the lowest
+        outside = float(top.values[width]) if len(self.bound) > width else -math.inf
+        self._catch_up(inside)
+        self._select(inside, outside)
+        self.seen[inside] = self.count
+
+    def _catch_up(self, points: Tensor) -> None:
+        """Lower the bounds of `points` by the centres that each has not seen: one product for 512 of them."""
+        points = points[self.seen[points].argsort(stable=True)]  # points that miss the same centres side by side
+        for group in points.split(512):
+            for start in range(int(self.seen[group[0]]), self.count, BLOCK):
+                stop = min(start + BLOCK, self.count)
+                centres = self.centres[start:stop]
+                products = (self._products(self.x[group], start, stop) + self.margins[centres].float()).amin(1)
+                squared = (products + self.norms[group]).clamp_(min=0) + self.margins[group]
+                self.bound[group] = torch.minimum(self.bound[group], squared)
+        self.bound[self.centres[: self.count]] = -1.0
+
+    def _products(self, rows: Tensor, start: int, stop: int) -> Tensor:
+        """|c|² − 2x·c for each x of `rows` (m, d) and the centres `start` to `stop`: (m, stop − start)."""
+        return torch.addmm(self.norms[self.centres[start:stop]], rows, self.rows[start:stop].T, alpha=-2)
+
+    def _select(self, inside: Tensor, outside: float) -> None:
+        """The plain greedy loop among `inside`, while its maximum is above `outside`."""
+        x, norms, bound, margins = self.x[inside], self.norms[inside], self.bound[inside], self.margins[inside]
+        exact = torch.zeros_like(inside, dtype=torch.bool)  # whether the bound is the distance itself
+        known = torch.full_like(bound, math.inf)  # the distance itself to the nearest of the first `upto` centres
+        upto = torch.zeros_like(inside)
+        while self.count < len(self.centres):
+            position = int(bound.argmax())
+            if float(bound[position]) <= outside:
+                break
+            if not exact[position]:  # it may be lower than its bound: find out, and for those that follow too
+                others = bound.masked_fill(exact, -1.0)
+                others[position] = math.inf  # of equal bounds `topk` may leave out the first
+                few = others.topk(min(BATCH, len(bound))).indices
+                few = few[~exact[few] & (bound[few] >= 0)]
+                found = self._exactly(inside[few], int(upto[few].min()))
+                known[few], upto[few] = torch.minimum(known[few], found), self.count
+                bound[few], exact[few] = known[few], True
+                continue
+            self.centres[self.count], self.rows[self.count] = inside[position], x[position]
+            squared = torch.addmv(norms, x, x[position], alpha=-2) + norms[position]
+            margin = margins + margins[position]
+            exact &= (squared - margin).clamp_(min=0) >= bound  # certainly not nearer to the new centre
+            bound = torch.minimum(bound, squared.clamp_(min=0) + margin)
+            bound[position] = -1.0
+            self.count += 1
+        self.bound[inside] = bound
+
+    def _exactly(self, points: Tensor, start: int) -> Tensor:
+        """Squared distance (m,) in float64 of each point to the nearest centre from number `start` on."""
+        products = self._products(self.x[points], start, self.count)
+        margins = self.margins[self.centres[start : self.count]].float()
+        least = (products + margins).amin(1, keepdim=True) + 2 * self.margins[points].float()[:, None]
+        nearest = products - margins <= least  # all that may be the nearest
+        best = torch.full_like(points, math.inf, dtype=torch.float64)
+        for pairs in nearest.nonzero().split(4096):
+            i, j = pairs[:, 0], pairs[:, 1] + start
+            difference = self.features[points[i]].double() - self.features[self.centres[j]].double()
+            best.scatter_reduce_(0, i, difference.square().sum(1), "amin")
+        return best
 
 
 def covering_radius(features: Tensor, centres: Tensor) -> float:
@@ -106,9 +164,9 @@ def covering_radius(features: Tensor, centres: Tensor) -> float:
 
     features: (N, d); centres: indices (n,) of rows of `features`. In the units of the features.
     """
-    radius = 0.0
-    for block in features.split(8192):
-        radius = max(radius, float(k_nearest(block, features[centres], 1)[0].max()))
+    radius, bank = 0.0, Bank(features[centres])
+    for block in features.split(BLOCK):
+        radius = max(radius, float(k_nearest(block, bank, 1)[0].max()))
     return radius
 
 

@@ -267,6 +267,7 @@ class Detector(nn.Module, ABC):
         """Write the fitted detector as one safetensors file, whole or not at all.
 
         It holds every statistic and the backbone's weights; of a module of your own, its fingerprint.
+        Raises RuntimeError before `fit` and FileNotFoundError where the folder is missing.
         """
         self._must_be_fitted()
         tensors = {k: v for k, v in self.state_dict().items() if not k.endswith("num_batches_tracked")}
@@ -277,6 +278,9 @@ class Detector(nn.Module, ABC):
             "fingerprint": self._fingerprint(), "config": self.config(),
         }  # fmt: skip
         path = Path(path)
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"{path.parent}: no such folder, expected the one to write {path.name} to; make it "
+                                    "first (on Colab: mount your Drive first)")
         part = path.with_name(path.name + ".part")
         try:
             arrays = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}

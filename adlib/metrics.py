@@ -21,18 +21,18 @@ EIGHT = np.ones((3, 3), bool)  # pixels that touch at a corner belong to one reg
 
 
 def image_auroc(labels: Sequence[int], scores: Sequence[float]) -> float:
-    """Probability that an anomalous image scores above a normal one, ties counting one half.
+    """Probability that an anomalous image scores above a normal one, ties counting one half. Equations (1.4), (1.5).
 
     labels: (N,) of 0 and 1; scores: (N,) finite. In [0, 1]; 0.5 is chance.
     Raises ValueError in words where one class is missing or a score is not finite.
     Source: Hanley and McNeil 1982 (the Mann-Whitney form).
     """
     labels, scores = _checked(labels, scores)
-    return float(_covered(scores[labels], np.sort(scores[~labels]), 1.0).mean())
+    return float(_covered(np.sort(scores[labels]), scores[~labels], 1.0).mean())
 
 
 def image_aupr(labels: Sequence[int], scores: Sequence[float]) -> float:
-    """Average precision: Σ (R_i − R_{i−1})·P_i over the thresholds, with no interpolation.
+    """Average precision: Σ (R_i − R_{i−1})·P_i over the thresholds, with no interpolation. Equation (1.6).
 
     Arguments, range and errors as for `image_auroc`. The trapezoid between the points, which some
     papers use, is optimistic: precision is not linear between them.
@@ -42,7 +42,7 @@ def image_aupr(labels: Sequence[int], scores: Sequence[float]) -> float:
 
 
 def f1_max(labels: Sequence[int], scores: Sequence[float]) -> tuple[float, float]:
-    """The largest F1 over all thresholds, and the threshold t of the rule `score >= t` that gives it.
+    """The largest F1 over all thresholds, and the threshold t of the rule `score >= t` that gives it. Equation (1.7).
 
     It looks at the test labels: an upper limit on what a threshold can reach, not a result that a
     deployed detector would have. Arguments and errors as for `image_auroc`.
@@ -58,7 +58,7 @@ def f1_max(labels: Sequence[int], scores: Sequence[float]) -> tuple[float, float
 
 
 def pixel_auroc(masks: Sequence[np.ndarray], maps: Sequence[np.ndarray]) -> float:
-    """AUROC over all pixels of all test images together, good images included.
+    """AUROC over all pixels of all test images together, good images included. Equation (1.8).
 
     masks: N arrays (H_i, W_i) of bool; maps: N arrays of the same sizes, finite. In [0, 1].
     Raises ValueError in words where sizes differ, a class is missing or a value is not finite.
@@ -68,13 +68,13 @@ def pixel_auroc(masks: Sequence[np.ndarray], maps: Sequence[np.ndarray]) -> floa
         background.append(values[~mask])
         positive.append(values[mask])
     negative = _background(background)
-    return float(_covered(_defective(positive), negative, 1.0).mean())
+    return float(_covered(np.sort(_defective(positive)), negative, 1.0).mean())
 
 
 def au_pro(masks: Sequence[np.ndarray], maps: Sequence[np.ndarray], *, limit: float = 0.3) -> float:
-    """Area under the per-region overlap up to a false-positive rate of `limit`, divided by `limit`.
+    """Area under the per-region overlap up to a false-positive rate of `limit`, divided by `limit`. Equation (1.10).
 
-    A region is an 8-connected component of a mask; every region counts the same, however large.
+    A region is an 8-connected component of a mask; every region counts the same, however large: equation (1.9).
     The false-positive rate is over all normal pixels of all test images. The curve is the polygon
     through all thresholds, cut by linear interpolation at `limit`. In [0, 1]; chance is limit/2.
     Arguments and errors as for `pixel_auroc`; `limit` must be in (0, 1].
@@ -92,18 +92,31 @@ def au_pro(masks: Sequence[np.ndarray], maps: Sequence[np.ndarray], *, limit: fl
         background.append(values[~mask])
         regions.extend(_regions(mask, values))
     negative = _background(background)
-    _defective(regions)
-    return float(np.mean([_covered(region, negative, limit).mean() for region in regions]) / limit)
+    values = _defective(regions)
+    sizes = np.array([len(region) for region in regions])
+    weights = np.repeat(1 / sizes, sizes) / len(regions)  # each region counts the same
+    order = values.argsort()
+    return float(weights[order] @ _covered(values[order], negative, limit) / limit)
 
 
 def _covered(values: np.ndarray, negative: np.ndarray, limit: float) -> np.ndarray:
     """∫ from 0 to `limit` of [value is at or above the threshold] d(false-positive rate), per value.
 
-    negative: the background, ascending. Ties with the background are crossed on the diagonal.
+    values: ascending, so that neighbours in a search are neighbours in memory. negative: the background,
+    in any order. Ties with the background are crossed on the diagonal.
+
+    The background is not sorted as a whole. What lies above all values is only counted, what lies below
+    all of them plays no part, nor does what lies below the threshold at which the rate exceeds `limit`.
     """
-    n = len(negative)
-    a = (n - np.searchsorted(negative, values, "right")) / n  # background strictly above
-    b = (n - np.searchsorted(negative, values, "left")) / n  # background above or equal
+    n, low, high = len(negative), values[0], values[-1]
+    if limit < 1:
+        rank = n - 1 - int(limit * n)  # this value and those above it are more than limit·n
+        low = max(low, np.partition(negative, rank)[rank])
+    beyond = np.count_nonzero(negative > high)
+    near = np.sort(negative[(negative >= low) & (negative <= high)])
+    a = (beyond + len(near) - np.searchsorted(near, values, "right")) / n  # background strictly above
+    b = (beyond + len(near) - np.searchsorted(near, values, "left")) / n  # background above or equal
+    # A value below `low` gets a = b > limit here, which is too small a rate, and its right area, 0.
     whole = limit - (a + b) / 2
     cut = np.square(np.clip(limit - a, 0, None)) / np.maximum(2 * (b - a), np.finfo(float).tiny)
     return np.where(limit >= b, whole, cut)
@@ -128,7 +141,7 @@ def image_auroc_interval(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Interval of `image_auroc`, from resampled images, honest at 1 as well.
+    """Interval of `image_auroc`, from resampled images (1.13), honest at 1 as well.
 
     Whole groups are drawn (the images of one part; None is a group of its own).
     Near 1 the percentile bootstrap is too short, and at 1 it has no width at all. So each end is
@@ -154,7 +167,7 @@ def image_auroc_interval(
 
 
 def newcombe_interval(auroc: float, positive: int, negative: int, *, confidence: float = 0.95) -> Interval:
-    """The AUROCs θ whose own spread reaches the observed one: |θ̂ − θ| ≤ z·√V(θ).
+    """The AUROCs θ whose own spread reaches the observed one: |θ̂ − θ| ≤ z·√V(θ). Equations (1.11), (1.12).
 
     V(θ) = θ(1−θ)/(mn) · [1 + (N*−1)·((1−θ)/(2−θ) + θ/(1+θ))] with N* = (m + n)/2. Unlike a
     bootstrap it has a width at θ̂ = 1. positive, negative: m and n, the two sample sizes.
@@ -194,7 +207,7 @@ def pixel_intervals(
     those of Newcombe's interval for as many images. Arguments and errors as for `au_pro`.
     """
     pairs = list(_pairs(masks, maps))
-    negative = _background([values[~mask] for mask, values in pairs])
+    negative = np.sort(_background([values[~mask] for mask, values in pairs]))
     edges = np.unique(negative[np.linspace(0, len(negative) - 1, 4096).astype(int)])
 
 
@@ -318,7 +331,6 @@ def _background(parts: list[np.ndarray]) -> np.ndarray:
     negative = np.concatenate(parts) if parts else np.empty(0)
     if not len(negative):
         raise ValueError("no normal pixel in any mask: a false-positive rate needs some")
-    negative.sort()
     return negative
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from adlib.coreset import k_center_greedy, random_projection
 from adlib.detector import Detector, readable_bytes
 from adlib.features import SHIPPED, to_rows
-from adlib.neighbors import k_nearest
+from adlib.neighbors import Bank, k_nearest
 
 
 class PatchCore(Detector):
@@ -61,6 +61,7 @@ class PatchCore(Detector):
         self.coreset_ratio, self.projection = coreset_ratio, projection
         self.reweighting, self.max_memory = reweighting, max_memory
         self.register_buffer("memory_bank", torch.empty(0, 0))  # M_C (N_C, C)
+        self._searchable: tuple[tuple[int, int], Bank] | None = None
 
     @property
     def fitted(self) -> bool:
@@ -75,12 +76,17 @@ class PatchCore(Detector):
     # ------------------------------------------------------------------ training
 
     def memory_needed(self, images: int) -> int:
-        """Bytes that the memory bank of so many images takes while it is built, the coreset's copy included."""
+        """Bytes that the memory bank of so many images takes while it is built, the coreset's copy included.
+
+        While predicting, the bank that is kept is held twice: as it is, and centred for the search.
+        """
         features = self.features.to(self.device)
         with torch.no_grad():
             _, c, h, w = features(torch.zeros(1, 3, *self.image_size, device=self.device)).shape
-        width = c + (c if self.projection is None else self.projection * 2)
-        return images * h * w * 4 * (c if self.coreset_ratio == 1 else width)
+        selected = c if self.projection is None else self.projection
+        # The selection holds a copy of all rows, the projected ones if there are any, and the rows that it has chosen.
+        copies = selected * (1 + self.coreset_ratio) + (0 if self.projection is None else selected)
+        return round(images * h * w * 4 * (c if self.coreset_ratio == 1 else c + copies))
 
     def _plan(self, count: int) -> str:
         needed = self.memory_needed(count)
@@ -123,17 +129,27 @@ class PatchCore(Detector):
         features = cells[:, :, ::stride, ::stride]  # (B, C, h', w')
         b, _, h, w = features.shape
         queries = to_rows(features)  # (B·h'·w', C)
-        distances, nearest = k_nearest(queries, self.memory_bank)
+        bank = self._search_bank()
+        distances, nearest = k_nearest(queries, bank)
         distances = distances.view(b, h * w)
         scores, worst = distances.max(1)  # s* and the patch that has it
         size = min(self.reweighting or 1, len(self.memory_bank))
         if size > 1:  # one neighbour would be m* itself, and the weight 0 for every image
             row = torch.arange(b, device=worst.device) * (h * w) + worst
             star = self.memory_bank[nearest[row, 0]]  # m* (B, C)
-            _, around = k_nearest(star, self.memory_bank, size)  # N_b(m*), m* or its twin first
+            _, around = k_nearest(star, bank, size)  # N_b(m*), m* or its twin first
             to_all = (queries[row][:, None] - self.memory_bank[around]).square().sum(2).sqrt()  # (B, b)
             scores = reweight(scores, to_all)
         return scores, spread(distances.view(b, h, w), stride, grid)
+
+    def _search_bank(self) -> Bank:
+        """The memory bank made ready for searching, once for as long as it stays the same."""
+        if self.memory_bank.is_inference() or torch.compiler.is_compiling():  # nothing tells whether it has changed
+            return Bank(self.memory_bank)
+        state = self.memory_bank.data_ptr(), self.memory_bank._version
+        if self._searchable is None or self._searchable[0] != state:
+            self._searchable = state, Bank(self.memory_bank)
+        return self._searchable[1]
 
 
 def spread(scores: Tensor, stride: int, grid: tuple[int, int]) -> Tensor:

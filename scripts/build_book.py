@@ -29,7 +29,7 @@ from nbformat import NotebookNode
 import ledger
 import results_page
 from notebooks import START_TIMEOUT, all_notebooks, drop_injected, strip_volatile
-from set_repository import ROOT
+from set_repository import ROOT, with_local_pictures
 
 BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\(([^)]*)\)")
 DISPLAY = re.compile(r"\$\$(.+?)\$\$", re.S)
@@ -56,14 +56,16 @@ def tags_outside_split(source: str) -> str:
 
 
 def for_reading(notebook: NotebookNode) -> None:
-    """Change a chapter, in place, for the built book: no injected cell, and a link instead of the Colab
-    badge, whose picture would be a network request."""
+    """Change a chapter, in place, for the built book: no injected cell, and no picture from the network.
+
+    The Colab badge becomes a link, and the pictures of book/_static/ are those beside the chapter.
+    """
     drop_injected(notebook)
     strip_volatile(notebook)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = BADGE.sub(r"[Open this chapter in Colab](\1)", cell.source)
-            cell.source = tags_outside_split(cell.source)
+            cell.source = tags_outside_split(with_local_pictures(cell.source))
 
 
 def run_chapter(source: Path, target: Path) -> float:
@@ -101,6 +103,9 @@ def stage(root: Path, staged: Path, committed: bool = False) -> None:
     equations, tests = ledger.read_equations(root), ledger.read_tests(root)
     (staged / "book" / "ledger.md").write_text(ledger.page(equations, tests), encoding="utf-8")
     (staged / "book" / "results.md").write_text(results_page.page(root / "benchmarks"), encoding="utf-8")
+    factory = (root / "book" / "factory.md").read_text(encoding="utf-8")
+    factory = factory.replace(results_page.FACTORY_PLACE, results_page.factory_table(root / "benchmarks"))
+    (staged / "book" / "factory.md").write_text(factory, encoding="utf-8")
 
 
 def pages(toc: Path) -> list[str]:

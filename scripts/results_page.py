@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "au_pro": "AU-PRO"}
+OTHER_REPORTS = ("factory", "speed_")  # beginnings of the names of what is no accuracy on one data set
 NEEDED = ("name", "command", "versions", "backbone", "dataset", "category", "protocol", "seeds", "results")
 
 
@@ -24,6 +25,8 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
     """
     found = []
     for path in sorted(folder.glob("*.json")):
+        if path.stem.startswith(OTHER_REPORTS):
+            continue
         try:
             entry = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -68,7 +71,7 @@ def page(benchmarks: Path) -> str:
     """The page as MyST Markdown, from the folder `benchmarks`."""
     ours = read_results(benchmarks / "results")
     published = json.loads((benchmarks / "published.json").read_text(encoding="utf-8"))
-    lines = ["# Results on real images", ""]
+    lines = ["# Results", ""]
     if not ours:
         lines += ["There are no measurements in `benchmarks/results/` yet.", ""]
     for data in dict.fromkeys((entry["dataset"], entry["category"]) for entry in ours):
@@ -91,7 +94,87 @@ def page(benchmarks: Path) -> str:
         lines += ["## How to measure again", "", "```bash", *dict.fromkeys(e["command"] for e in ours), "```", "",
                   "Versions at the time:", ""]
         lines += [f"- {e['name']}: " + ", ".join(f"{k} {v}" for k, v in sorted(e["versions"].items())) for e in ours]
+    lines += ["", *speed_tables(benchmarks)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+FACTORY_PLACE = "<!-- factory table -->\n"
+WAYS = {"random": "PatchCore, random weights", "global average": "nearest neighbour, features averaged over the image",
+        "mean image": "difference from the mean image"}
+
+
+def factory_table(benchmarks: Path) -> str:
+    """How hard each product of the factory is, as MyST Markdown, from benchmarks/results/factory.json."""
+    report = json.loads((benchmarks / "results" / "factory.json").read_text(encoding="utf-8"))
+    kinds = [(product, kind) for product, entry in report["products"].items() for kind in ("structural", "logical")
+             if kind in entry["patchcore"][0]]
+    rows = [["PatchCore, defaults", *(cell(report["products"][p]["patchcore"], kind) for p, kind in kinds)]]
+    rows += [[name, *(cell([report["products"][p]["baselines"][way]], kind) for p, kind in kinds)]
+             for way, name in WAYS.items()]
+    header = ["image AUROC", *(f"{p}, {kind}" if p == "kit" else p for p, kind in kinds)]
+    rates = "; ".join(f"`{p}` {e['pictures_per_second']['all']:.0f}" for p, e in report["products"].items())
+    seeds = report["seeds"]
+    several = f"Mean ± standard deviation over {len(seeds)} factories and detectors (the baselines: the first one);"
+    lines = [*table(header, rows), "",
+             several if len(seeds) > 1 else f"One factory and one detector of each kind, seed {seeds[0]};",
+             "in brackets the 95 % interval of the first, from resampled images.", "",
+             "By kind of defect, PatchCore on the first factory:", ""]
+    for product, entry in report["products"].items():
+        by_kind = ", ".join(f"{k.replace('_', ' ')} {v:.2f}" for k, v in entry["patchcore"][0]["by_kind"].items())
+        lines += [f"- `{product}`: {by_kind}"]
+    lines += ["", f"Pictures of 256 pixels drawn in a second on one core: {rates}.", "",
+              f"Measured with `{report['command']}` on version {report['factory_version']} of the factory: "
+              f"{report['protocol']}.", ""]
+    return "\n".join(lines)
+
+
+def seconds(value: float) -> str:
+    return f"{value * 1e3:.0f} ms" if value < 1 else f"{value:.1f} s" if value < 100 else f"{value:,.0f} s"
+
+
+def speed_tables(benchmarks: Path) -> list[str]:
+    """The measurements of benchmarks/speed.py as Markdown, each beside the other form that ran in the same run."""
+    reports = {path.stem: json.loads(path.read_text(encoding="utf-8"))
+               for path in sorted((benchmarks / "results").glob("speed_*.json"))}
+    rows: list[list[str]] = []
+    for e in reports.get("speed_coreset", {"results": []})["results"]:
+        what = f"coreset, {e['k']:,} of {e['n']:,}, d = {e['d']}"
+        names = {"official_form_128": "official approximate loop, projected to 128"}
+        for key in e["ratios"]:
+            projected = f", projected to {key.split('_')[-1]}" if key[-1].isdigit() else ""
+            peer = names.get(key, "anomalib's loop" + projected)
+            note = " (extrapolated)" if e[key]["extrapolated"] else ""
+            rows.append([what, seconds(e["adlib"]["seconds"]), f"{e['adlib']['extra_mb']:.0f} MB", peer,
+                         seconds(e[key]["seconds"]) + note, f"{e['ratios'][key]:.1f}"])
+    for e in reports.get("speed_metrics", {"results": []})["results"]:
+        peer = {"sorted_au_pro": "all pixels sorted, as anomalib does", "sklearn_auroc": "scikit-learn"}[e["peer"]]
+        ours, theirs = (seconds(e["timing"][form]["seconds"]) for form in ("adlib", "peer"))
+        what, memory = f"{METRICS[e['measure']]}, {e['images']} maps of 256×256", e["extra_mb"]
+        rows.append([what, ours, f"{memory['adlib']:.0f} MB", f"{peer} ({memory['peer']:.0f} MB)", theirs,
+                     f"{e['ratio']:.1f}"])
+    for e in reports.get("speed_neighbours", {"results": []})["results"]:
+        if "faiss_flat" in e and e["n"] >= 10_000:
+            memory = f"{e['adlib']['extra_mb']:.0f} MB" if "extra_mb" in e["adlib"] else "–"
+            rows.append([f"784 nearest neighbours of {e['n']:,}, d = {e['d']}",
+                         seconds(e["adlib_prepared_bank"]["seconds"]), memory, "faiss, flat index",
+                         seconds(e["faiss_flat"]["seconds"]), f"{1 / e['to_faiss']['adlib_prepared_bank']:.2f}"])
+    for e in reports.get("speed_patchcore", {"results": []})["results"]:
+        images = "one image" if e["batch"] == 1 else f"{e['batch']} images at a time"
+        ours, theirs = (seconds(e["timing"][form]["seconds"]) for form in ("adlib", "anomalib_form"))
+        rows.append([f"PatchCore, {images}, ResNet-18, bank of {e['bank']:,}", ours, "–",
+                     "the same steps in anomalib's form", theirs, f"{e['ratio']:.2f}"])
+    if not rows:
+        return []
+    first = next(iter(reports.values()))
+    return [
+        "## Speed", "",
+        *table(["computation", "adlib", "extra memory", "beside it, in the same run", "takes", "ratio"], rows), "",
+        f"On {first['threads']} processor cores, without a GPU: trust the ratios, not the seconds. The other forms are",
+        "written in our benchmark after the published algorithms; faiss and scikit-learn are called as they are. An",
+        "*extrapolated* loop ran for some of its steps only. A ratio below 1 means that the other one is faster.", "",
+        *(f"- {report['name']}: `{report['command']}`, " + ", ".join(f"{k} {v}" for k, v in report["versions"].items())
+          for report in reports.values()), "",
+    ]
 
 
 README_TABLE = re.compile(r"(<!-- results: .*? -->\n).*?(<!-- end of results -->)", re.S)

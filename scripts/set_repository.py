@@ -3,8 +3,8 @@
     python scripts/set_repository.py                                        # after an edit of _config.yml
     python scripts/set_repository.py https://github.com/someone/adlib v0.2.0  # sets _config.yml too
 
-`_config.yml` (`repository: url, branch`) is the one place; badges, set-up cells, links and the
-package's metadata follow it. What stood there before is read from `pyproject.toml`.
+`_config.yml` (`repository: url, branch`) is the one place; badges, set-up cells, links, the pictures of
+the notebooks and the package's metadata follow it. What stood there before is read from `pyproject.toml`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,11 @@ ROOT = Path(__file__).resolve().parent.parent
 ADDRESS = re.compile(r"https://github\.com/[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9._-]+")
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 COLAB = "https://colab.research.google.com"
+RAW = "https://raw.githubusercontent.com"
+# A picture of book/_static/ that a notebook shows, by relative path or at its public address. A quotation
+# mark has a backslash before it in the text of a notebook's file.
+PICTURE = re.compile(rf"""(\]\(|src=\\?["'])(?:\.\./|{re.escape(RAW)}/[^/\s]+/[^/\s]+/[^/\s]+/)"""
+                     r"""(book/_static/[A-Za-z0-9._/-]+)(?:\?sanitize=true)?(?=[)\s\\"'])""")
 
 
 class Repository(NamedTuple):
@@ -33,6 +38,11 @@ class Repository(NamedTuple):
     def slug(self) -> str:
         """<owner>/<name>."""
         return self.url.removeprefix("https://github.com/")
+
+    @property
+    def published(self) -> bool:
+        """Whether there is an owner; the word OWNER stands in until there is one."""
+        return not self.slug.startswith("OWNER/")
 
 
 def checked(url: str, tag: str) -> Repository:
@@ -66,6 +76,41 @@ def badge(repository: Repository, notebook: str) -> str:
     """The Markdown of the Colab badge of `notebook`, a file name such as 02_patchcore.ipynb."""
     link = f"{COLAB}/github/{repository.slug}/blob/{repository.tag}/notebooks/{notebook}"
     return f"[![Open in Colab]({COLAB}/assets/colab-badge.svg)]({link})"
+
+
+def picture(repository: Repository, path: str) -> str:
+    """The address by which a notebook shows the picture `path`, such as book/_static/coreset-idea.svg.
+
+    Colab opens a notebook without the files beside it, and shows neither attachments nor SVG data URIs.
+    So the address is public, at the release tag; `sanitize` makes GitHub serve an SVG as a picture.
+    Before there is an owner nothing is public, and the relative path is what works in a clone.
+    """
+    if not repository.published:
+        return f"../{path}"
+    return f"{RAW}/{repository.slug}/{repository.tag}/{path}{'?sanitize=true' if path.endswith('.svg') else ''}"
+
+
+def with_pictures(text: str, repository: Repository) -> str:
+    """The text of a notebook's file with each picture of book/_static/ at the address for `repository`."""
+    return PICTURE.sub(lambda m: f"{m[1]}{picture(repository, m[2])}", text)
+
+
+def with_local_pictures(source: str) -> str:
+    """A notebook's Markdown with relative paths instead, for a reader without a network."""
+    return PICTURE.sub(r"\1../\2", source)
+
+
+def picture_problems(text: str, repository: Repository, root: Path) -> list[str]:
+    """What is wrong with the pictures of a notebook's file; empty where a reader on Colab sees them all."""
+    problems = []
+    if with_pictures(text, repository) != text:
+        problems.append("a picture is not at the address for _config.yml: run scripts/set_repository.py")
+    paths = sorted({path for _, path in PICTURE.findall(text)})
+    problems += [f"shows {path}, which is not there" for path in paths if not (root / path).is_file()]
+    for target in re.findall(r"!\[[^\]]*\]\(([^)\s]+)", text):
+        if not target.startswith("https://") and not PICTURE.search(f"]({target})"):
+            problems.append(f"shows {target}, which Colab cannot: expected a file of book/_static/")
+    return problems
 
 
 def files_with_addresses(root: Path) -> list[Path]:
@@ -115,6 +160,8 @@ def disagreements(root: Path = ROOT) -> list[str]:
         for slug in re.findall(r"colab\.research\.google\.com/github/([^/\s\"\\]+/[^/\s\"\\]+)", text):
             if slug != repository.slug:
                 problems.append(f"{name}: Colab link to {slug}, _config.yml says {repository.slug}")
+        if path.suffix == ".ipynb":
+            problems += [f"{name}: {problem}" for problem in picture_problems(text, repository, root)]
     return problems
 
 
@@ -129,7 +176,8 @@ def set_repository(root: Path, new: Repository) -> list[Path]:
     for path in files_with_addresses(root):
         text = path.read_text(encoding="utf-8")
         # Twice: what already has the new address (a file edited by hand) may still have the old tag.
-        contents[path] = rewritten(rewritten(text, old_url, new), new.url, new)
+        text = rewritten(rewritten(text, old_url, new), new.url, new)
+        contents[path] = with_pictures(text, new) if path.suffix == ".ipynb" else text
     for path, text in contents.items():
         if path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")

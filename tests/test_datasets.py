@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from adlib.datasets import DatasetError, ImageFolder, MagneticTile, MVTecAD, Sample, as_samples, hold_out
+from adlib.datasets import DatasetError, ImageFolder, MagneticTile, MVTecAD, Sample, as_samples, hold_out, in_memory
 from adlib.images import ImageError
 
 DATA = Path(os.environ.get("ADLIB_DATA", Path(__file__).parents[1] / "../shared/data"))
@@ -250,3 +250,9 @@ def test_hold_out_holds_at_least_one_group_and_leaves_one() -> None:
         hold_out(grouped([5]), 0.1)
     with pytest.raises(ValueError, match="share is 1.5"):
         hold_out(singles, 1.5)
+
+
+def test_in_memory_applies_max_value_once():
+    image = np.full((8, 9), 4095, np.uint16)
+    kept = in_memory(as_samples([image], max_value=4095))[0]
+    assert float(kept.image.max()) == pytest.approx(1.0)

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tomllib
@@ -23,7 +24,20 @@ from packaging.version import Version
 import build_book
 import results_page
 import set_repository
-from set_repository import ROOT, Repository, badge, checked, disagreements, read_repository, rewritten, setup_cell
+from adlib.datasets.synthetic import PRODUCTS, VERSION
+from set_repository import (
+    ROOT,
+    Repository,
+    badge,
+    checked,
+    disagreements,
+    picture,
+    read_repository,
+    rewritten,
+    setup_cell,
+    with_local_pictures,
+    with_pictures,
+)
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
@@ -122,7 +136,11 @@ def tree(tmp_path: Path) -> Path:
         f"https://github.com/amazon-science/patchcore-inspection, {here.url}-extra, {here.url}.js.\n"
     )
     (tmp_path / "book" / "index.md").write_text(f"See [the code]({here.url}/tree/{here.tag}/adlib).\n")
-    cells = [new_markdown_cell(badge(here, "02_a.ipynb")), new_code_cell(setup_cell(here))]
+    (tmp_path / "book" / "_static").mkdir()
+    (tmp_path / "book" / "_static" / "a.svg").write_text("<svg/>")
+    address = picture(here, "book/_static/a.svg")
+    shown = f'![two (2)]({address}) <img src="{address}" width="9">'
+    cells = [new_markdown_cell(f"{badge(here, '02_a.ipynb')}\n\n{shown}"), new_code_cell(setup_cell(here))]
     nbformat.write(new_notebook(cells=cells), tmp_path / "notebooks" / "02_a.ipynb")
     assert disagreements(tmp_path) == []
     return tmp_path
@@ -137,7 +155,9 @@ def test_set_repository_rewrites_everything(tree: Path) -> None:
     assert changed == {"_config.yml", "pyproject.toml", "README.md", "book/index.md", "notebooks/02_a.ipynb"}
     assert read_repository(tree) == NEW and disagreements(tree) == []
     cells = nbformat.read(tree / "notebooks" / "02_a.ipynb", as_version=4).cells
-    assert cells[0].source == badge(NEW, "02_a.ipynb") and cells[1].source == setup_cell(NEW)
+    shown = "https://raw.githubusercontent.com/new-owner/defects-book/v0.2.0/book/_static/a.svg?sanitize=true"
+    assert cells[0].source == f'{badge(NEW, "02_a.ipynb")}\n\n![two (2)]({shown}) <img src="{shown}" width="9">'
+    assert cells[1].source == setup_cell(NEW)
     text = (tree / "README.md").read_text()
     assert "https://github.com/amazon-science/patchcore-inspection" in text
     assert f"{old.url}-extra, {old.url}.js" in text
@@ -162,6 +182,10 @@ def test_set_repository_after_an_edit_by_hand(tree: Path) -> None:
     ("notebooks/02_a.ipynb", "colab.research.google.com/github/", "colab.research.google.com/github/x"),
     ("notebooks/02_a.ipynb", "git+https://github.com/", "git+https://github.com/x"),
     ("notebooks/02_a.ipynb", "@v", "@v9"),
+    ("notebooks/02_a.ipynb", "](../book/_static/", "](https://raw.githubusercontent.com/x/y/v9/book/_static/"),
+    ("notebooks/02_a.ipynb", "](../book/_static/a.svg", "](../book/_static/b.svg"),
+    ("notebooks/02_a.ipynb", "](../book/_static/a.svg", "](attachment:a.svg"),
+    ("notebooks/02_a.ipynb", "](../book/_static/a.svg", "](../pictures/a.svg"),
     ("README.md", "/blob/v", "/blob/v9"),
     ("book/index.md", "/tree/v", "/tree/v9"),
     ("pyproject.toml", 'Repository = "https://github.com/', 'Repository = "https://github.com/x'),
@@ -186,6 +210,38 @@ def test_address_is_tidied() -> None:
     assert checked("https://github.com/a/b.git", "v1") == checked("https://github.com/a/b/", "v1")
 
 
+OWNERLESS = Repository("https://github.com/OWNER/adlib", "v0.1.0")
+
+
+def test_pictures_are_public_where_there_is_an_owner() -> None:
+    """Relative before: a stranger may own the account that the stand-in names."""
+    raw = "https://raw.githubusercontent.com/new-owner/defects-book/v0.2.0/book/_static"
+    assert picture(NEW, "book/_static/a.svg") == f"{raw}/a.svg?sanitize=true"
+    assert picture(NEW, "book/_static/b.jpg") == f"{raw}/b.jpg"
+    assert picture(OWNERLESS, "book/_static/a.svg") == "../book/_static/a.svg"
+
+
+def test_pictures_are_found_in_any_form() -> None:
+    relative = "![a](../book/_static/a.svg) ![b](../book/_static/b.jpg 'b') and `../book/_static/c.svg`, <../x.svg>"
+    public = with_pictures(relative, NEW)
+    assert f"]({picture(NEW, 'book/_static/a.svg')})" in public
+    assert f"]({picture(NEW, 'book/_static/b.jpg')} 'b')" in public
+    assert public.endswith("and `../book/_static/c.svg`, <../x.svg>") and with_pictures(public, NEW) == public
+    assert with_pictures(public, OWNERLESS) == relative == with_local_pictures(public) == with_local_pictures(relative)
+    in_json = json.dumps('<img src="../book/_static/a.svg">')
+    assert json.loads(with_pictures(in_json, NEW)) == f'<img src="{picture(NEW, "book/_static/a.svg")}">'
+
+
+def test_pictures_stand_alone() -> None:
+    """As `<img>` an SVG loads nothing, and GitHub's cleaning takes styles and scripts out; none has any."""
+    pictures = sorted((ROOT / "book" / "_static").glob("*.svg"))
+    assert pictures
+    for path in pictures:
+        text = path.read_text(encoding="utf-8")
+        found = re.findall(r"<(?:style|script|foreignObject|image|use)\b|\s(?:style|class|(?:\w+:)?href|on\w+)=", text)
+        assert not found, (path.name, found)
+
+
 def test_rewriting_knows_the_end_of_a_sentence() -> None:
     assert rewritten("at https://github.com/a/b.", "https://github.com/a/b", NEW) == f"at {NEW.url}."
 
@@ -206,8 +262,10 @@ def test_for_reading_leaves_no_trace_of_the_build() -> None:
     here = read_repository()
     injected = new_code_cell('PROFILE = "quick"', metadata={"tags": ["injected-parameters"]})
     kept = new_code_cell("x = 1", metadata={"tags": ["parameters"]})
-    notebook = new_notebook(cells=[new_markdown_cell(badge(here, "02_a.ipynb")), kept, injected])
+    shown = "![a](https://raw.githubusercontent.com/someone/adlib/v1/book/_static/a.svg?sanitize=true)"
+    notebook = new_notebook(cells=[new_markdown_cell(f"{badge(here, '02_a.ipynb')} {shown}"), kept, injected])
     build_book.for_reading(notebook)
+    assert notebook.cells[0].source.endswith(" ![a](../book/_static/a.svg)")
     assert [cell.cell_type for cell in notebook.cells] == ["markdown", "code"]
     assert "colab-badge.svg" not in notebook.cells[0].source
     assert f"/github/{here.slug}/blob/{here.tag}/notebooks/02_a.ipynb" in notebook.cells[0].source
@@ -325,6 +383,39 @@ def test_the_committed_results_make_a_page() -> None:
 
 
 # ------------------------------------------------------------------ the commands
+
+
+def test_the_factory_page_shows_what_was_measured() -> None:
+    assert (ROOT / "book" / "factory.md").read_text(encoding="utf-8").count(results_page.FACTORY_PLACE) == 1
+    report = json.loads((ROOT / "benchmarks" / "results" / "factory.json").read_text(encoding="utf-8"))
+    assert report["factory_version"] == VERSION and list(report["products"]) == list(PRODUCTS)
+    text = results_page.factory_table(ROOT / "benchmarks")
+    for product, entry in report["products"].items():
+        assert f"{entry['patchcore'][0]['structural']['low']:.3f}" in text
+        # What the factory was tuned to: see the page.
+        assert statistics.fmean(run["structural"]["value"] for run in entry["patchcore"]) >= 0.95, product
+        assert all(found["value"] < 0.8 for name, way in entry["baselines"].items() if name != "global average"
+                   for found in way.values()), product
+        assert entry["pictures_per_second"]["all"] >= 20, product
+    logical = [run["logical"]["value"] for run in report["products"]["kit"]["patchcore"]]
+    assert all(value < 0.8 for value in logical)
+
+
+def test_the_results_page_shows_the_speed() -> None:
+    text = results_page.page(ROOT / "benchmarks")
+    for path in (ROOT / "benchmarks" / "results").glob("speed_*.json"):
+        report = json.loads(path.read_text(encoding="utf-8"))
+        assert "--small" not in report["command"] and report["command"] in text
+    for entry in json.loads((ROOT / "benchmarks" / "results" / "speed_coreset.json").read_text())["results"]:
+        assert f"{entry['k']:,} of {entry['n']:,}" in text
+        assert all(f"| {ratio:.1f} |" in text for ratio in entry["ratios"].values())
+    found = {name: json.loads((ROOT / f"benchmarks/results/speed_{name}.json").read_text())["results"]
+             for name in ("coreset", "neighbours", "metrics", "patchcore")}
+    first, large = found["coreset"]  # what the book says of the speed
+    assert first["ratios"]["anomalib_form"] >= 20 and first["ratios"]["official_form_128"] >= 10
+    assert large["adlib"]["seconds"] <= 60 and large["adlib"]["extra_mb"] <= 1000
+    assert all(e["to_faiss"]["adlib_prepared_bank"] <= 1.35 for e in found["neighbours"])
+    assert all(e["ratio"] >= 4 and e["difference"] < 1e-9 for e in found["metrics"] if e["images"] == 500)
 
 
 def test_the_readme_shows_the_measured_results() -> None:

@@ -83,6 +83,28 @@ def test_pixel_auroc_is_scikit_learns():
     assert metrics.pixel_auroc(masks, maps) == pytest.approx(roc_auc_score(*flat), abs=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+@pytest.mark.parametrize("levels", [None, 1, 7])
+@pytest.mark.parametrize("shift", [-9, -0.5, 0, 0.5, 9])
+def test_what_is_left_unsorted_changes_nothing(dtype, levels, shift):
+    """The part of the background that is sorted may be all, some or none of it, with ties at its ends."""
+    masks, maps = scene(7, levels=levels)
+    maps = [(100 * (values + shift * mask)).round(3).astype(dtype) for values, mask in zip(maps, masks, strict=True)]
+    flat = [np.concatenate([a.ravel() for a in x]) for x in (masks, maps)]
+    assert metrics.pixel_auroc(masks, maps) == pytest.approx(roc_auc_score(*flat), abs=1e-12)
+    for limit in (0.001, 0.05, 0.3, 0.999, 1.0):
+        assert metrics.au_pro(masks, maps, limit=limit) == pytest.approx(slow_au_pro(masks, maps, limit), abs=1e-12)
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.0, 0.25, 0.5, 1.0, 2.0])
+def test_a_limit_that_falls_on_a_tie(value):
+    """Background 0, 0, 1, 1: the limit of one half lies between two ties, others lie within one."""
+    mask = np.array([[True, False, False, False, False]])
+    maps = [np.array([[value, 0, 0, 1, 1]])]
+    for limit in (0.25, 0.5, 0.75, 1.0):
+        assert metrics.au_pro([mask], maps, limit=limit) == pytest.approx(slow_au_pro([mask], maps, limit), abs=1e-12)
+
+
 def test_regions_that_touch_at_a_corner_are_one():
     mask = np.eye(4, dtype=bool)
     values = np.where(np.arange(4)[:, None] < 1, 1.0, 0.0) * mask  # only the first of four diagonal pixels found

@@ -110,7 +110,7 @@ def test_batch_size_does_not_matter(factory):
 def test_memory_is_said_beforehand_and_bounded(factory):
     detector = tiny()
     grid = (64 // 8) ** 2
-    assert detector.memory_needed(10) == 10 * grid * 288 * 4 * 2
+    assert detector.memory_needed(10) == round(10 * grid * 288 * 4 * (2 + detector.coreset_ratio))
     assert tiny(coreset_ratio=1).memory_needed(10) == 10 * grid * 288 * 4
     calls = []
 
@@ -272,3 +272,8 @@ def test_fitted_detector_can_be_exported(fitted):
         program = torch.export.export(fitted, (batch,)).module()
         for a, b in zip(program(batch), fitted(batch), strict=True):
             assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_save_names_a_missing_folder(fitted, tmp_path):
+    with pytest.raises(FileNotFoundError, match="drive: no such folder, expected the one to write a.safetensors to"):
+        fitted.save(tmp_path / "drive" / "a.safetensors")

@@ -1,4 +1,4 @@
-"""Data sets that lie in folders: MVTec AD, the magnetic tiles, and the reader's own images."""
+"""Data sets that lie in folders: MVTec AD, BTAD, the magnetic tiles, and the reader's own images."""
 
 from __future__ import annotations
 
@@ -27,13 +27,7 @@ class MVTecAD:
 
     def __init__(self, root: str | Path, category: str) -> None:
         self.root, self.category = Path(root), category
-        self.folder = self.root / category
-        if not self.folder.is_dir():
-            raise DatasetError(self._wrong_root())
-        for part in ("train/good", "test"):
-            if not (self.folder / part).is_dir():
-                raise DatasetError(f"{self.folder}: has no folder {part}, expected the layout of MVTec AD (train/good, "
-                                   f"test, ground_truth); found {_some(_folders(self.folder)) or 'no folders'}")
+        self.folder = _category_folder(self.root, category, ("train/good", "test"), "MVTecAD")
         self.train = [Sample(0, "good", str(f), image_source=f) for f in _images_in(self.folder / "train/good")]
         held = self.folder / "validation" / "good"
         files = _images_in(held) if held.is_dir() else []
@@ -56,16 +50,39 @@ class MVTecAD:
             raise DatasetError(f"{file}: is a defective image without a mask, expected {mask}; copy the data set again")
         return Sample(1, kind, str(file), image_source=file, mask_source=mask)
 
-    def _wrong_root(self) -> str:
-        if not self.root.is_dir():
-            return f"{self.root}: is not a folder, expected the one that holds the categories; check the path"
-        if (self.root / "train").is_dir() and (self.root / "test").is_dir():
-            return (f"{self.root}: is itself a category, expected the folder above it; "
-                    f"use MVTecAD({str(self.root.parent)!r}, {self.root.name!r})")
-        present = [name for name in _folders(self.root) if (self.root / name / "train").is_dir()]
-        others = _some(_folders(self.root)) or "no folder"
-        found = f"categories {_some(present, 20)}" if present else f"no category but {others}"
-        return f"{self.root}: has no category {self.category!r}, expected a folder of that name; found {found}"
+
+class BTAD:
+    """One category of BTAD (beanTech, Mishra et al. 2021): "01", "02" or "03".
+
+    root: the folder that holds the categories. The layout is `<category>/train/ok/*`, `<category>/test/ok/*`,
+    `<category>/test/ko/*` and `<category>/ground_truth/ko/*`. Images and masks are .bmp or .png, mixed: the mask
+    belongs to the image of the same stem, whatever the endings. Any value above 0 is
+    defect.
+
+    `train`, `validation` (empty) and `test` are lists of Sample, sorted by path; the kind is "good" or "ko": BTAD
+    does not name its defects. Raises DatasetError where a folder is not as expected, or where a defective image has
+    no mask or several.
+    """
+
+    def __init__(self, root: str | Path, category: str) -> None:
+        self.root, self.category = Path(root), category
+        parts = ("train/ok", "test/ok", "test/ko", "ground_truth/ko")
+        self.folder = _category_folder(self.root, category, parts, "BTAD")
+        good = {part: _images_in(self.folder / part / "ok") for part in ("train", "test")}
+        self.train = [Sample(0, "good", str(f), image_source=f) for f in good["train"]]
+        self.validation: list[Sample] = []
+        masks: dict[str, list[Path]] = {}
+        for mask in _images_in(self.folder / "ground_truth/ko"):
+            masks.setdefault(mask.stem, []).append(mask)
+        self.test = [
+            Sample(1, "ko", str(f), image_source=f, mask_source=_btad_mask(f, masks))
+            for f in _images_in(self.folder / "test/ko")
+        ]
+        self.test += [Sample(0, "good", str(f), image_source=f) for f in good["test"]]
+
+    def split(self) -> tuple[list[Sample], list[Sample]]:
+        """Training and test samples."""
+        return self.train, self.test
 
 
 class MagneticTile:
@@ -159,6 +176,15 @@ class ImageFolder:
         return self.train, self.test
 
 
+def _btad_mask(image: Path, masks: dict[str, list[Path]]) -> Path:
+    found = masks.get(image.stem, [])
+    if len(found) != 1:
+        folder = image.parents[2] / "ground_truth" / "ko"
+        raise DatasetError(f"{image}: has {_some(f.name for f in found) or 'no mask'}, expected one mask "
+                           f"{folder / image.stem}.png or .bmp; copy the data set again")
+    return found[0]
+
+
 def _own_test(test: Path, masks: Path | None, max_value: float | None) -> list[Sample]:
     files = image_files(test)
     flat = [f for f in files if f.parent == test]
@@ -218,3 +244,26 @@ def _images_in(folder: Path) -> list[Path]:
 
 def _folders(folder: Path) -> list[str]:
     return sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
+
+
+def _category_folder(root: Path, category: str, parts: tuple[str, ...], loader: str) -> Path:
+    """The folder of a category, when it holds the folders `parts`. Raises DatasetError that says what is there."""
+    folder = root / category
+    if not folder.is_dir():
+        raise DatasetError(_wrong_root(root, category, loader))
+    for part in parts:
+        if not (folder / part).is_dir():
+            raise DatasetError(f"{folder}: has no folder {part}, expected the layout that {loader} reads "
+                               f"({', '.join(parts)}); found {_some(_folders(folder)) or 'no folders'}")
+    return folder
+
+
+def _wrong_root(root: Path, category: str, loader: str) -> str:
+    if not root.is_dir():
+        return f"{root}: is not a folder, expected the one that holds the categories; check the path"
+    if (root / "train").is_dir() and (root / "test").is_dir():
+        return (f"{root}: is itself a category, expected the folder above it; "
+                f"use {loader}({str(root.parent)!r}, {root.name!r})")
+    present = [name for name in _folders(root) if (root / name / "train").is_dir()]
+    found = f"categories {_some(present, 20)}" if present else f"no category but {_some(_folders(root)) or 'no folder'}"
+    return f"{root}: has no category {category!r}, expected a folder of that name; found {found}"

@@ -23,11 +23,13 @@ class Region:
     """One annotated region: its mask (H, W) bool and its saturation area in pixels.
 
     From the saturation on, a detector that marks more of the region gains nothing (MVTec LOCO's sPRO).
-    For a structural defect it is the region's whole area.
+    For a structural defect it is the region's whole area. kind: the name of the defect, finer than the sample's
+    kind where the data say more (a grey value of MVTec LOCO, the factory); "" where nothing is known.
     """
 
     mask: Tensor
     saturation: int
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Sample:
     label: 0 normal, 1 anomalous. kind: "good" or the name of the defect.
     path: the file, or a readable identity such as "fabric/test/hole/003" where there is no file.
     group: what images share that belong together (exposures of one part), or None.
+    logical: every part is intact, but its number, its place or the combination is wrong (a logical anomaly).
     image_source, mask_source: what `read_image` and `read_mask` take, or a function that makes the tensor.
     region_source: a function that makes the regions, where they are more than the mask.
     max_value: passed on to `read_image`.
@@ -46,6 +49,7 @@ class Sample:
     kind: str
     path: str
     group: str | None = None
+    logical: bool = False
     image_source: ImageSource | Callable[[], Tensor] = field(repr=False, compare=False, default="")
     mask_source: ImageSource | Callable[[], Tensor] | None = field(repr=False, compare=False, default=None)
     region_source: Callable[[], tuple[Region, ...]] | None = field(repr=False, compare=False, default=None)
@@ -79,13 +83,16 @@ class Sample:
 
     @property
     def regions(self) -> tuple[Region, ...]:
-        """The annotated regions; by default the mask as one, saturation its area. Empty if none is marked."""
+        """The annotated regions; by default the mask as one, saturation its area, kind the sample's.
+
+        Empty if none is marked.
+        """
         if self.region_source is not None:
             return self.region_source()
         mask = self.mask
         if mask is None or not mask.any():
             return ()
-        return (Region(mask, int(mask.sum())),)
+        return (Region(mask, int(mask.sum()), self.kind),)
 
     def _size(self) -> tuple[int, int]:
         if callable(self.image_source):
@@ -170,7 +177,8 @@ def hold_out(samples: Sequence[Sample], share: float = 0.1, seed: int = 0) -> tu
 
 def in_memory(samples: Iterable[Sample]) -> list[Sample]:
     """The same samples with image and mask read now and kept: 13 bytes a pixel. For small sets used many times."""
-    return [replace(s, image_source=s.image, mask_source=s.mask) for s in samples]
+    # The image is in [0, 1] by now: `max_value` must not be applied again.
+    return [replace(s, image_source=s.image, mask_source=s.mask, max_value=None) for s in samples]
 
 
 def _as_sample(item: object, index: int, max_value: float | None) -> Sample:

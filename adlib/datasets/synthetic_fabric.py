@@ -63,14 +63,14 @@ def make_scene(generator: Generator) -> Scene:
         offset=(generator.uniform(0, PITCH), generator.uniform(0, PITCH)),
         bow=(generator.normal(scale=0.8), generator.uniform(0, 2 * np.pi), generator.normal(scale=0.8),
              generator.uniform(0, 2 * np.pi)),
-        place=np.clip(generator.normal(scale=0.03, size=(2, YARNS)), -0.08, 0.08),
+        place=np.clip(generator.normal(scale=0.022, size=(2, YARNS)), -0.055, 0.055),
         thickness=np.clip(0.44 + generator.normal(scale=0.012, size=(2, YARNS, 1))
-                          + generator.normal(scale=0.014, size=(2, YARNS, KNOTS)), 0.36, 0.52),
+                          + generator.normal(scale=0.011, size=(2, YARNS, KNOTS)), 0.38, 0.50),
         shade=1 + generator.normal(scale=0.03, size=(2, YARNS, 1))
         + generator.normal(scale=0.018, size=(2, YARNS, KNOTS)),
         colours=np.stack([warp, weft]) * (1 + temperature),
-        light=(generator.uniform(0.92, 1.05), generator.normal(scale=0.04), generator.normal(scale=0.04),
-               generator.uniform(0.0, 0.12)),
+        light=(generator.uniform(0.93, 1.04), generator.normal(scale=0.025), generator.normal(scale=0.025),
+               generator.uniform(0.0, 0.07)),
         texture_seed=int(generator.integers(2**32)),
     )
 
@@ -176,16 +176,17 @@ def _spot(generator: Generator, margin: float = 30.0) -> tuple[float, float]:
 def _missing_yarn(scene: Scene, x: Array, y: Array, generator: Generator) -> Array:
     system, index, knots = _pick_yarn(scene, generator)
     thickness, place = scene.thickness.copy(), scene.place.copy()
-    left = generator.uniform(0.0, 0.12)  # a yarn that is gone, or worn to a thread
+    gone = slice(index, index + generator.integers(1, 3))  # one yarn or two side by side
+    left = generator.uniform(0.0, 0.08)  # they are gone, or worn to a thread
     if generator.uniform() < 0.5:
-        thickness[system, index] *= left
-        close = generator.uniform(0.03, 0.10)  # the neighbours move into part of the gap
-        place[system, index - 1] += close
-        place[system, index + 1] -= close
-    else:  # it ends in the picture
+        thickness[system, gone] *= left
+        close = generator.uniform(0.0, 0.06)  # the neighbours move into part of the gap
+        place[system, gone.start - 1] += close
+        place[system, gone.stop] -= close
+    else:  # they end in the picture
         end = generator.integers(8, 16)
-        gone = knots > end if generator.uniform() < 0.5 else knots < end
-        thickness[system, index] *= np.where(gone, left, 1.0)
+        beyond = knots > end if generator.uniform() < 0.5 else knots < end
+        thickness[system, gone] *= np.where(beyond, left, 1.0)
     return _weave(scene, x, y, thickness=thickness, place=place)
 
 
@@ -219,28 +220,28 @@ def _pick_yarn(scene: Scene, generator: Generator) -> tuple[int, int, Array]:
 
 
 def _hole(cloth: Array, x: Array, y: Array, generator: Generator) -> Array:
-    radius = generator.uniform(5.5, 13.0)
+    radius = generator.uniform(6.5, 13.5)
     distance = blob(x, y, _spot(generator), (radius, radius * generator.uniform(0.6, 1.0)), generator, 0.25)
     distance += 0.8 * smooth_noise(generator, x.shape[0], 1.6)  # yarn ends stand into the hole
     frayed = 0.25 * soft(distance - 2.0, 4.0) * (1 + 0.5 * smooth_noise(generator, x.shape[0], 1.2))
     cloth = cloth * (1 + frayed)
-    return mix(cloth, BACKING, soft(distance, 1.5) * generator.uniform(0.75, 1.0))
+    return mix(cloth, BACKING, soft(distance, 1.5) * generator.uniform(0.85, 1.0))
 
 
 def _cut(cloth: Array, x: Array, y: Array, generator: Generator) -> Array:
     start, heading = _spot(generator, 60), generator.uniform(0, 2 * np.pi)
     points = wandering_line(generator, start, heading, generator.uniform(35, 85), 0.06)
     distance, _, along = line_distance(x, y, points)
-    half = generator.uniform(1.4, 3.0) * np.sqrt(np.clip(4 * along * (1 - along), 0.02, 1))  # widest in the middle
+    half = generator.uniform(1.7, 3.2) * np.sqrt(np.clip(4 * along * (1 - along), 0.02, 1))  # widest in the middle
     ragged = distance - half + 0.5 * smooth_noise(generator, x.shape[0], 1.4)
     cloth = cloth * (1 + 0.22 * soft(ragged - 1.2, 2.4))
-    return mix(cloth, BACKING, soft(ragged, 1.4) * generator.uniform(0.65, 0.95))
+    return mix(cloth, BACKING, soft(ragged, 1.4) * generator.uniform(0.75, 0.98))
 
 
 def _stain(cloth: Array, x: Array, y: Array, generator: Generator) -> Array:
     radius = generator.uniform(12, 28)
     distance = blob(x, y, _spot(generator), (radius, radius * generator.uniform(0.5, 1.0)), generator, 0.3)
-    strength = generator.uniform(0.45, 0.8)
+    strength = generator.uniform(0.6, 0.9)
     drying_edge = 0.35 * np.exp(-((distance + 1.5) / 2.0) ** 2)
     amount = strength * (soft(distance, 4.0) * (1 + 0.12 * smooth_noise(generator, x.shape[0], 5.0)) + drying_edge)
     tint = np.array([[0.55, 0.42, 0.25], [0.25, 0.22, 0.20], [0.60, 0.30, 0.22]])[generator.integers(3)]
@@ -251,13 +252,13 @@ def _foreign_fibre(cloth: Array, x: Array, y: Array, generator: Generator) -> Ar
     start, heading = _spot(generator, 50), generator.uniform(0, 2 * np.pi)
     points = wandering_line(generator, start, heading, generator.uniform(40, 120), 0.32, 14)
     distance, side, along = line_distance(x, y, points)
-    half = generator.uniform(1.2, 2.1)
+    half = generator.uniform(1.5, 2.4)
     colour = np.array([[0.62, 0.16, 0.14], [0.10, 0.10, 0.11], [0.86, 0.85, 0.82], [0.55, 0.47, 0.20]])
     colour = colour[generator.integers(len(colour))]
     shadow = 0.35 * np.exp(-np.maximum(distance - half, 0) / 1.5) * (side > 0)
     cloth = cloth * (1 - shadow)
     round_back = 0.75 + 0.35 * np.sqrt(np.clip(1 - (distance / (half + 0.6)) ** 2, 0, 1))
-    return mix(cloth, paint(colour, round_back), soft(distance - half, 1.2) * generator.uniform(0.75, 1.0))
+    return mix(cloth, paint(colour, round_back), soft(distance - half, 1.2) * generator.uniform(0.85, 1.0))
 
 
 _DEFECTS = {

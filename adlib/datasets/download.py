@@ -1,0 +1,119 @@
+"""Public data sets, fetched when you ask for it: the licence first, a hash at the end.
+
+An address may change or lie, so nothing here trusts it: what counts is the SHA-256 of what arrived.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+from adlib.datasets.fetch import check_disk, fetch
+from adlib.datasets.sample import DatasetError, _some
+from adlib.datasets.sources import SOURCES, Source
+from adlib.datasets.unpack import unpack
+
+
+def download(
+    name: str,
+    root: str | Path,
+    *,
+    accept_licence: bool = False,
+    url: str | None = None,
+    archive: str | Path | None = None,
+) -> Path:
+    """Fetch a data set, check it, unpack it to `root`/`name`, and return that folder, ready for its loader.
+
+    name: mvtec_ad, mvtec_loco, visa (no loader yet), btad or magnetic_tile.
+    accept_licence: pass True once you have read the licence. Without it nothing is fetched and the error shows it.
+    url: another address (http or https) of the same archive, for example a new share link.
+    archive: the archive, where you have it already; it is kept. Nothing is downloaded then.
+
+    A data set that lies there already is returned as it is. A download that breaks off goes on where it stopped, also
+    in a later call. The archive's hash is checked, and it is unpacked beside its place and moved there when whole.
+    Our copy of the archive is then deleted. Run one download of a data set at a time.
+
+    Raises DatasetError for another name, without consent, for too little disk space, when the server fails or
+    sends something else, for a wrong hash, and for an archive that is broken or unsafe.
+    """
+    if name not in SOURCES:
+        raise DatasetError(f"{name!r}: is not a data set that can be fetched, expected {', '.join(SOURCES)}")
+    source, target = SOURCES[name], Path(root).expanduser() / name
+    if (target / source.marker).is_dir():
+        print(f"{source.title} lies in {target} already; delete the folder to fetch it again")
+        return target
+    if target.parent.exists() and not target.parent.is_dir() or target.is_symlink():
+        raise DatasetError(f"{target}: its parent is a file or it is a link, expected a folder to unpack to; "
+                           "choose another")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise DatasetError(f"{target}: is there but has no {source.marker}, expected {source.title} or nothing; "
+                           "move it away, then call again")
+    if not accept_licence:
+        raise DatasetError(f"{_notice(source)}\nNothing was fetched: read the licence. If you accept it, call "
+                           f"download({name!r}, {str(root)!r}, accept_licence=True)")
+    print(_notice(source))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if archive is not None:
+        file = Path(archive).expanduser()
+        _check_archive(file, source)
+        check_disk(target.parent, source.unpacked)
+    else:
+        file = fetch(name, source, target.parent, url or source.url)
+    _put(file, target, source)
+    if archive is None:
+        file.unlink()
+    print(f"{source.title} lies in {target}")
+    return target
+
+
+def hash_files(folder: Path, pattern: str) -> str:
+    """SHA-256 of the text that `sha256sum` prints for the files that match, sorted by path relative to `folder`."""
+    digest = hashlib.sha256()
+    for path in sorted(f.relative_to(folder).as_posix() for f in folder.glob(pattern)):
+        digest.update(f"{hashlib.sha256((folder / path).read_bytes()).hexdigest()}  {path}\n".encode())
+    return digest.hexdigest()
+
+
+def _notice(source: Source) -> str:
+    size = f"{source.size / 1e9:.2f} GB" if source.size else f"less than {source.unpacked / 1e9:.1f} GB"
+    lines = [f"{source.title}: {size}", f"licence: {source.licence}", f"  read it at {source.licence_url}",
+             f"cite: {source.citation}", f"home: {source.home}"]
+    if source.unverified:
+        lines.append(f"not verified: {source.unverified}")
+    return "\n".join(lines)
+
+
+def _check_archive(file: Path, source: Source) -> None:
+    """Refuse an archive that is not the published one; the cheap check first."""
+    if not file.is_file():
+        raise DatasetError(f"{file}: is not a file, expected the archive of {source.title} from {source.home}")
+    if source.size is not None and file.stat().st_size != source.size:
+        raise DatasetError(f"{file}: has {file.stat().st_size:,} bytes, expected {source.size:,}; fetch it again")
+    if source.sha256 is not None:
+        with file.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found != source.sha256:
+            raise DatasetError(f"{file}: has the SHA-256 {found}, expected {source.sha256}; fetch it again")
+
+
+def _put(archive: Path, target: Path, source: Source) -> None:
+    """Unpack into a folder beside `target`; rename it when it is whole and what it should be."""
+    folder = target.with_name(f".{target.name}.unpacking")
+    shutil.rmtree(folder, ignore_errors=True)  # of a call that was killed
+    folder.mkdir()
+    try:
+        unpack(archive, folder, source.unpacked)
+        inner = [folder, *(f for f in folder.iterdir() if f.is_dir())]  # some archives have one folder around all
+        whole = next((f for f in inner if (f / source.marker).is_dir()), None)
+        if whole is None:
+            raise DatasetError(f"{archive}: holds {_some(sorted(f.name for f in folder.iterdir())) or 'nothing'}, "
+                               f"expected {source.title} with {source.marker}; fetch it again")
+        if source.files is not None and (found := hash_files(whole, source.files[0])) != source.files[1]:
+            raise DatasetError(f"{archive}: its files have the SHA-256 {found}, expected {source.files[1]}; "
+                               "fetch it again")
+        if target.is_dir():
+            target.rmdir()  # empty, as `download` has seen
+        whole.rename(target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

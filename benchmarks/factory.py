@@ -1,0 +1,146 @@
+"""Measure how hard the synthetic factory is, and write the figures as JSON.
+
+    python benchmarks/factory.py --seeds 0
+    python benchmarks/factory.py --seeds 0 --products kit    # one product anew; the others stay as they are
+
+Four ways to score the same images of each product, in the factory's default sizes:
+
+    patchcore       PatchCore with its defaults and the shipped backbone
+    random          the same with random weights
+    global average  distance to the nearest training image, by features averaged over the whole image
+    mean image      difference from the mean training image, smoothed, its largest value
+
+Structural and logical anomalies are measured apart, each against all good test images. The seed is the
+factory's and the detector's. Baselines are measured on the first seed alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter
+
+from adlib import PatchCore
+from adlib.datasets import Sample, SyntheticFactory, in_memory
+from adlib.datasets.synthetic import PRODUCTS, VERSION
+from adlib.features import PatchFeatures, load_backbone
+from adlib.images import resize_image
+from adlib.metrics import image_auroc, image_auroc_interval
+from adlib.neighbors import k_nearest
+
+LEVELS = ("layer2", "layer3")
+
+
+def mean_image(train: list[Sample], test: list[Sample]) -> np.ndarray:
+    mean = torch.stack([s.image for s in train]).mean(0)
+    return np.array([gaussian_filter((s.image - mean).abs().mean(0).numpy(), 2).max() for s in test])
+
+
+def global_average(train: list[Sample], test: list[Sample]) -> np.ndarray:
+    features = PatchFeatures(load_backbone("adlib_resnet18"), LEVELS)
+
+    def averaged(samples: list[Sample]) -> torch.Tensor:
+        with torch.inference_mode():
+            rows = [features(resize_image(s.image, (224, 224))[None]).mean((2, 3)) for s in samples]
+        return torch.cat(rows)  # (N, C)
+
+    return k_nearest(averaged(test), averaged(train), 1)[0][:, 0].numpy()
+
+
+def patchcore(train: list[Sample], test: list[Sample], seed: int, pretrained: bool = True) -> np.ndarray:
+    return PatchCore(pretrained=pretrained, seed=seed).fit(train).predict(test).scores
+
+
+def aurocs(test: list[Sample], scores: np.ndarray, kinds: bool = False) -> dict:
+    """Image AUROC with its interval for each anomaly type, and without one for each kind if wanted."""
+    label, logical = (np.array([getattr(s, name) for s in test]) for name in ("label", "logical"))
+    parts = {"structural": (label == 1) & ~logical, "logical": logical}
+    result: dict = {}
+    for name, part in parts.items():
+        if part.any():
+            rows = part | (label == 0)
+            low, high = image_auroc_interval(label[rows], scores[rows])
+            result[name] = {"value": image_auroc(label[rows], scores[rows]), "low": low, "high": high}
+    if kinds:
+        kind = np.array([s.kind for s in test])
+        rows = {str(k): (kind == k) | (label == 0) for k in dict.fromkeys(kind[label == 1])}
+        result["by_kind"] = {k: round(image_auroc(label[r], scores[r]), 4) for k, r in rows.items()}
+    return result
+
+
+def speed(product: str) -> dict[str, float]:
+    """Pictures a second and core: good ones, defective ones, and all of the default data set."""
+    data = SyntheticFactory(product, seed=0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    _ = data.train[0].image
+    rates, spent, drawn = {}, 0.0, 0
+    for name, samples in (("good", data.train), ("defective", [s for s in data.test if s.label])):
+        some = samples[:: max(1, len(samples) // 40)]
+        start = time.process_time()
+        for sample in some:
+            _ = sample.image
+        each = (time.process_time() - start) / len(some)
+        rates[name] = round(1 / each, 1)
+        count = len(samples) if name == "defective" else 500
+        spent, drawn = spent + each * count, drawn + count
+    torch.set_num_threads(threads)
+    return rates | {"all": round(drawn / spent, 1)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--products", nargs="+", default=list(PRODUCTS), choices=list(PRODUCTS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "factory.json")
+    args = parser.parse_args()
+    products = {}
+    if args.out.is_file():
+        old = json.loads(args.out.read_text(encoding="utf-8"))
+        if old["factory_version"] == VERSION and old["seeds"] == args.seeds:
+            products = old["products"]
+    for product in args.products:
+        entry: dict = {"pictures_per_second": speed(product), "patchcore": [], "baselines": {}}
+        for seed in args.seeds:
+            data = SyntheticFactory(product, seed=seed)
+            train, test = in_memory(data.train), in_memory(data.test)
+            measured = aurocs(test, patchcore(train, test, seed), kinds=True)
+            entry["patchcore"].append({"seed": seed, **measured})
+            print(product, f"seed {seed}", {k: round(v["value"], 4) for k, v in measured.items() if k != "by_kind"},
+                  measured["by_kind"], flush=True)
+            if seed == args.seeds[0]:
+                baselines = {"random": patchcore(train, test, seed, pretrained=False),
+                             "global average": global_average(train, test), "mean image": mean_image(train, test)}
+                entry["baselines"] = {name: aurocs(test, scores) for name, scores in baselines.items()}
+                print(product, {n: {k: round(v["value"], 4) for k, v in b.items()}
+                                for n, b in entry["baselines"].items()}, entry["pictures_per_second"], flush=True)
+        products[product] = entry
+        write(args.out, args.seeds, products)
+
+
+def write(out: Path, seeds: list[int], products: dict[str, dict]) -> None:
+    versions = {p: metadata.version(p) for p in ("torch", "numpy", "scipy", "adlib")}
+    report = {
+        "name": "The synthetic factory, how hard it is", "factory_version": VERSION,
+        "command": "python benchmarks/factory.py --seeds " + " ".join(map(str, seeds)),
+        "versions": {"python": platform.python_version(), **versions}, "threads": torch.get_num_threads(),
+        "backbone": "adlib_resnet18", "protocol": "the factory's default sizes: 200 training images, 200 good test "
+        "images, 200 defective ones of each anomaly type; 256 pixels",
+        "seeds": seeds, "products": {product: products[product] for product in PRODUCTS if product in products},
+    }  # fmt: skip
+    part = out.with_suffix(".part")
+    part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, out)
+    print(f"wrote {out.name}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Training loops: a killed run ends with the same bits, and a checkpoint is whole, its own, or refused."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from adlib.training import Training
+
+# A network with batch normalisation and dropout-like noise from a generator, so that buffers, the optimiser's state
+# and the generator's all matter. It waits a little at each step, so that it can be killed in between.
+SCRIPT = """
+import sys, time, torch
+from torch import nn
+from adlib.training import Training
+torch.set_num_threads(1)
+torch.manual_seed(0)
+net = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 1))
+generator = torch.Generator().manual_seed(1)
+data = torch.randn(64, 6, generator=torch.Generator().manual_seed(2))
+optimizer = OPTIMIZER
+run = Training(60, {"net": net}, optimizer, generators={"all": generator}, checkpoint=sys.argv[1], save_every=0.0,
+               schedule=lambda step: 1 - step / 60, about={"seed": 0})
+print("from", run.step, flush=True)
+for step in run:
+    rows = torch.randint(64, (16,), generator=generator)
+    x = data[rows] + 0.1 * torch.randn(16, 6, generator=generator)
+    run.update((net(x)[:, 0] - x.sum(1)).square().mean())
+    print(step, flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+OPTIMIZERS = {
+    "adam": "torch.optim.Adam([{'params': net[0].parameters(), 'lr': 0.01}, {'params': net[1:].parameters()}])",
+    "sgd": "torch.optim.SGD(net.parameters(), lr=1e-2, momentum=0.9, weight_decay=1e-4)",
+}
+
+
+def start(optimizer: str, checkpoint: Path, pause: float) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", SCRIPT.replace("OPTIMIZER", OPTIMIZERS[optimizer]), str(checkpoint),
+                             str(pause)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_run_killed_at_random_steps_ends_with_the_same_bits(optimizer: str, tmp_path: Path) -> None:
+    unbroken = start(optimizer, tmp_path / "unbroken.safetensors", 0)
+    assert unbroken.wait() == 0
+    rng, killed = random.Random(optimizer), []
+    for _ in range(3):
+        process = start(optimizer, tmp_path / "broken.safetensors", 0.01)
+        last = int(process.stdout.readline().split()[1]) + rng.randint(2, 15)
+        for line in process.stdout:
+            if int(line) >= last:
+                break
+        time.sleep(rng.random() * 0.01)
+        process.send_signal(signal.SIGKILL)
+        killed.append(process.wait() == -signal.SIGKILL)
+    assert all(killed)
+    process = start(optimizer, tmp_path / "broken.safetensors", 0)
+    rest = process.stdout.read().splitlines()
+    assert process.wait() == 0 and 2 < len(rest) < 58, "it should have gone on in the middle"
+    a, b = (load_file(tmp_path / f"{name}.safetensors") for name in ("unbroken", "broken"))
+    assert a.keys() == b.keys() and len(a["history.loss"]) == 60
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not list(tmp_path.glob("*.part"))
+
+
+def training(path: Path | None, steps: int = 5, **options) -> tuple[nn.Module, Training]:
+    net = nn.Linear(3, 1)
+    with torch.no_grad():
+        net.weight.fill_(0.5), net.bias.fill_(0.0)
+    run = Training(steps, {"net": net}, torch.optim.SGD(net.parameters(), lr=0.1), checkpoint=path, **options)
+    return net, run
+
+
+def finish(net: nn.Module, run: Training) -> list[int]:
+    done = []
+    for step in run:
+        done.append(step)
+        run.update(net(torch.ones(2, 3)).square().mean(), twice=torch.tensor(2.0 * step))
+    return done
+
+
+def test_history_schedule_and_a_finished_run(tmp_path: Path) -> None:
+    net, run = training(tmp_path / "new folder" / "a.safetensors", schedule=lambda step: 1.0 if step == 0 else 0.0)
+    first = net.weight.clone()
+    assert finish(net, run) == [0, 1, 2, 3, 4]
+    assert run.history["twice"] == [0, 2, 4, 6, 8] and run.history["loss"][0] == pytest.approx(1.5**2)
+    # Only the first step had a learning rate: w − 0.1·2·1.5 each.
+    assert torch.allclose(net.weight, first - 0.3) and len(set(run.history["loss"][1:])) == 1
+    again, other = training(tmp_path / "new folder" / "a.safetensors")
+    assert finish(again, other) == [] and torch.equal(again.weight, net.weight) and other.history == run.history
+
+
+def test_without_a_checkpoint_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    finish(*training(None))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change() -> None:
+    net, run = training(None)
+    before = net.weight.clone()
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 0"):
+        for _ in run:
+            run.update(net(torch.full((2, 3), torch.nan)).mean())
+    assert torch.equal(net.weight, before)
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    finish(*training(path, about={"seed": 0, "eta": 0.1}))
+    with pytest.raises(ValueError, match=r"a.safetensors: is of a run with other settings \(eta, steps\)"):
+        training(path, steps=6, about={"seed": 0, "eta": 0.5})
+    with pytest.raises(ValueError, match="a.safetensors: does not fit these modules"):
+        training(path, about={"seed": 0, "eta": 0.1}, generators={"new": torch.Generator()})
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match="a.safetensors: is not a whole safetensors file"):
+        training(path, about={"seed": 0, "eta": 0.1})
+    save_file({"x": torch.zeros(1)}, path, {"adlib": json.dumps({})})
+    with pytest.raises(ValueError, match="a.safetensors: is no checkpoint"):
+        training(path)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "a.safetensors"
+    net, run = training(path, save_every=0.0)
+    steps = iter(run)
+    for _ in range(2):
+        next(steps)
+        run.update(net(torch.ones(2, 3)).square().mean())
+    old = path.read_bytes()
+
+    def full_disk(tensors, part, metadata):
+        Path(part).write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr("adlib.training.save_file", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        next(steps)
+    assert path.read_bytes() == old and [f.name for f in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_steps_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="steps = 0: expected at least 1"):
+        training(None, steps=0)
