@@ -6,6 +6,7 @@ on the defect. All areas are exact, ties included: there is no grid of threshold
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -174,12 +175,20 @@ def newcombe_interval(auroc: float, positive: int, negative: int, *, confidence:
     Source: Newcombe 2006, method 5, on the variance of Hanley and McNeil 1982.
     """
     z = stats.norm.ppf(0.5 + confidence / 2)
-    theta = np.linspace(0, 1, 20_001)
-    half = (positive + negative) / 2
-    spread = 1 + (half - 1) * ((1 - theta) / (2 - theta) + theta / (1 + theta))
-    inside = np.abs(auroc - theta) <= z * np.sqrt(theta * (1 - theta) * spread / (positive * negative))
-    inside[int(round(auroc * 20_000))] = True
-    return float(theta[inside].min()), float(theta[inside].max())
+
+    def beyond(theta: float) -> bool:
+        both = (1 - theta) / (2 - theta) + theta / (1 + theta)
+        variance = theta * (1 - theta) / (positive * negative) * (1 + ((positive + negative) / 2 - 1) * both)
+        return abs(auroc - theta) > z * math.sqrt(variance)
+
+    ends = []
+    for outside in (0.0, 1.0):
+        inside = float(auroc)
+        for _ in range(50):  # halve the piece that holds the end
+            middle = (inside + outside) / 2
+            inside, outside = (inside, middle) if beyond(middle) else (middle, outside)
+        ends.append(inside)
+    return ends[0], ends[1]
 
 
 class PixelIntervals(NamedTuple):

@@ -57,9 +57,9 @@ def _shifted_part(board: Board, generator: Generator) -> Change:
     index = int(generator.choice(SMALL))
     heading, turn = generator.uniform(0, 2 * np.pi), int(generator.choice([-1, 1]))
     if way < 0.6:
-        far, angle = generator.uniform(4.5, 7.0), 0.12
+        far, angle = generator.uniform(3.5, 6.0), 0.12
     else:
-        far, angle = generator.uniform(0.5, 2.0), generator.uniform(0.45, 1.1)
+        far, angle = generator.uniform(0.5, 2.0), generator.uniform(0.35, 0.9)
     return Change(moved={index: np.array([far * np.cos(heading), far * np.sin(heading), turn * angle])})
 
 
@@ -112,7 +112,7 @@ def _legs(generator: Generator, most: int) -> tuple[int, Row, range]:
 
 
 def _bent_leg(board: Board, generator: Generator) -> Change:
-    """Two or three legs bent to one side, or standing up from their pads, long and slanted."""
+    """Two to four legs bent to one side, or standing up from their pads, long and slanted."""
     index, row, numbers = _legs(generator, 3)
     sign, aside = int(generator.choice([-1, 1])), generator.uniform() < 0.6
     bends = sign * row.pitch * (generator.uniform(0.8, 1.3) if aside else generator.uniform(0.3, 0.7))
@@ -152,7 +152,7 @@ def _solder_bridge(board: Board, generator: Generator) -> Change:
 def _solder_ball(board: Board, generator: Generator) -> Change:
     """Three to six beads of solder that have splashed onto the board."""
     u0, v0 = _free_spot(generator)
-    beads = [(u0, v0, generator.uniform(3.3, 4.8))]
+    beads = [(u0, v0, generator.uniform(2.7, 4.2))]
     for _ in range(int(generator.integers(2, 6))):
         beads.append((u0 + generator.normal(scale=7.0), v0 + generator.normal(scale=7.0), generator.uniform(1.8, 3.4)))
 
@@ -198,7 +198,7 @@ def _burn(board: Board, generator: Generator) -> Change:
     part = PARTS[index]
     half = np.array(FORMS[part.form].half if part.turn % 2 == 0 else FORMS[part.form].half[::-1])
     u, v = np.array([part.u, part.v]) + half * generator.uniform(-1, 1, size=2)
-    radius = generator.uniform(8.0, 14.0)
+    radius = generator.uniform(6.5, 12.0)
     distance = blob(board.x, board.y, board.at(u, v), (radius, radius * generator.uniform(0.6, 1.0)), generator, 0.25)
     noise = smooth_noise(generator, board.size, 2.6) + 0.5 * smooth_noise(generator, board.size, 1.2)
     strength = generator.uniform(0.75, 1.0)

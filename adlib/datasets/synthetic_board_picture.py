@@ -49,11 +49,11 @@ def make_scene(generator: Generator) -> Scene:
     resin = np.array([[0.055, 0.225, 0.145], [0.125, 0.385, 0.225]]) * (1 + np.array([tone, 0.3 * tone, -1.6 * tone]))
     place = np.clip(generator.normal(scale=[0.15, 0.15, 0.01], size=(parts, 3)), -PLAY, PLAY)
     return Scene(
-        centre=(UNITS / 2 + generator.uniform(-2, 2), UNITS / 2 + generator.uniform(-2, 2)),
+        centre=(UNITS / 2 + generator.uniform(-2.0, 2.0), UNITS / 2 + generator.uniform(-2.0, 2.0)),
         angle=float(np.clip(generator.normal(scale=0.007), -0.014, 0.014)),
         scale=ZOOM * generator.uniform(0.996, 1.004),
         lamp=generator.uniform(-2.7, -2.0),
-        light=(generator.uniform(0.92, 1.08), generator.normal(scale=0.035), generator.normal(scale=0.035)),
+        light=(generator.uniform(0.90, 1.08), generator.normal(scale=0.045), generator.normal(scale=0.045)),
         gloss=(generator.uniform(30, 226), generator.uniform(30, 226), generator.uniform(0.0, 0.05)),
         white=1 + generator.normal(scale=0.025) * np.array([1.0, 0.0, -1.0]),
         resin=resin * generator.uniform(0.93, 1.08),
