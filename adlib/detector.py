@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -15,14 +13,13 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from adlib.datasets import Sample, as_samples
 from adlib.features import PatchFeatures, fingerprint, load_backbone
+from adlib.files import read_tensors, write_tensors
 from adlib.images import ImageError, resize_image
 
 BACKBONE = "features.backbone."  # where the backbone's weights stand among a detector's
@@ -277,17 +274,7 @@ class Detector(nn.Module, ABC):
             "format": 1, "method": type(self).__name__, "backbone": self.backbone_name,
             "fingerprint": self._fingerprint(), "config": self.config(),
         }  # fmt: skip
-        path = Path(path)
-        if not path.parent.is_dir():
-            raise FileNotFoundError(f"{path.parent}: no such folder, expected the one to write {path.name} to; make it "
-                                    "first (on Colab: mount your Drive first)")
-        part = path.with_name(path.name + ".part")
-        try:
-            arrays = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-            save_file(arrays, part, {"adlib": json.dumps(about)})
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_tensors(Path(path), tensors, about)
 
     @classmethod
     def load(cls, path: str | Path, *, backbone: nn.Module | None = None, device: str = "auto") -> Self:
@@ -300,12 +287,7 @@ class Detector(nn.Module, ABC):
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; expected one that {cls.__name__}.save wrote")
-        try:
-            with safe_open(path, "pt") as file:
-                about = json.loads((file.metadata() or {}).get("adlib", "{}"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except SafetensorError as error:
-            raise ValueError(f"{path}: is not a whole safetensors file ({error})") from None
+        about, tensors = read_tensors(path)
         if about.get("method") != cls.__name__ or about.get("format") != 1:
             raise ValueError(f"{path}: expected a {cls.__name__} saved by adlib, found {about.get('method', 'none')}")
         if about["backbone"] is None and backbone is None:

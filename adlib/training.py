@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm.auto import tqdm
+
+from adlib.files import read_tensors, write_tensors
 
 
 class Training:
@@ -110,28 +109,14 @@ class Training:
                     tensors[f"optimizer.{index}.{key}"] = value
                 else:
                     plain.setdefault(str(index), {})[key] = value
-        about = {"format": 1, "step": self.step, "about": self.about, "groups": optimizer["param_groups"],
-                 "plain": plain}
-        # A copy each: safetensors refuses tensors that share memory, as tied weights do.
-        arrays = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
+        about = {"method": "Training", "format": 1, "step": self.step, "about": self.about,
+                 "groups": optimizer["param_groups"], "plain": plain}
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        try:
-            save_file(arrays, part, {"adlib_training": json.dumps(about)})
-            with open(part, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_tensors(path, tensors, about)
 
     def _resume(self, path: Path) -> None:
-        try:
-            with safe_open(path, "pt") as file:
-                about = json.loads((file.metadata() or {}).get("adlib_training", "null"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except SafetensorError as error:
-            raise ValueError(f"{path}: is not a whole safetensors file ({error}); delete it to start anew") from None
-        if about is None or about.get("format") != 1:
+        about, tensors = read_tensors(path)
+        if about.get("method") != "Training" or about.get("format") != 1:
             raise ValueError(f"{path}: is no checkpoint of a training, expected one; choose another file")
         if about["about"] != self.about:
             names = sorted(k for k in {*about["about"], *self.about} if about["about"].get(k) != self.about.get(k))

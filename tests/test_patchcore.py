@@ -259,7 +259,7 @@ def test_failed_save_leaves_the_old_file(fitted, tmp_path, monkeypatch):
     def fails(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr("adlib.detector.save_file", fails)
+    monkeypatch.setattr("adlib.files.save_file", fails)
     with pytest.raises(OSError, match="disk full"):
         fitted.save(path)
     assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1

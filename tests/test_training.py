@@ -145,7 +145,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, 
         Path(part).write_bytes(b"half")
         raise OSError("no space left")
 
-    monkeypatch.setattr("adlib.training.save_file", full_disk)
+    monkeypatch.setattr("adlib.files.save_file", full_disk)
     with pytest.raises(OSError, match="no space"):
         next(steps)
     assert path.read_bytes() == old and [f.name for f in tmp_path.iterdir()] == ["a.safetensors"]

@@ -7,23 +7,25 @@ from adlib.datasets.folder import BTAD, ImageFolder, MagneticTile, MVTecAD
 from adlib.datasets.loco import MVTecLOCO
 from adlib.datasets.sample import DatasetError, Region, Sample, as_samples, hold_out, in_memory
 from adlib.datasets.synthetic import SyntheticFactory
+from adlib.datasets.visa import VisA
 
 
 def open_dataset(
     dataset: str, root: str | Path | None = None, category: str | None = None, *, seed: int = 0, **sizes: int
-) -> SyntheticFactory | MVTecAD | MVTecLOCO | BTAD | MagneticTile | ImageFolder:
+) -> SyntheticFactory | MVTecAD | MVTecLOCO | BTAD | VisA | MagneticTile | ImageFolder:
     """A data set by its name, as the notebooks and scripts take it.
 
-    dataset: "synthetic" (category: the product; sizes: as in `SyntheticFactory`), "mvtec_ad", "mvtec_loco" or "btad"
-    (root, category), "magnetic_tile" (root), or "folder" (root with `train/`, and if there are any, `test/` and
+    dataset: "synthetic" (category: the product; sizes: as in `SyntheticFactory`), "mvtec_ad", "mvtec_loco", "btad" or
+    "visa" (root, category), "magnetic_tile" (root), or "folder" (root with `train/`, and if there are any, `test/` and
     `masks/`).
     `seed` is the factory's; `sizes` are passed over for real data. Raises DatasetError for another name, or
     where a real data set gets no root.
     """
     if dataset == "synthetic":
         return SyntheticFactory(category or "fabric", seed=seed, **sizes)
-    if dataset not in ("mvtec_ad", "mvtec_loco", "btad", "magnetic_tile", "folder"):
-        raise DatasetError(f"{dataset!r}: expected synthetic, mvtec_ad, mvtec_loco, btad, magnetic_tile or folder")
+    names = ("mvtec_ad", "mvtec_loco", "btad", "visa", "magnetic_tile", "folder")
+    if dataset not in names:
+        raise DatasetError(f"{dataset!r}: expected one of synthetic, {', '.join(names)}")
     if root is None:
         raise DatasetError(f"{dataset}: needs the folder where it lies; pass root=, in a notebook DATA_ROOT")
     if dataset == "mvtec_ad":
@@ -32,6 +34,8 @@ def open_dataset(
         return MVTecLOCO(root, category or "breakfast_box")
     if dataset == "btad":
         return BTAD(root, category or "01")
+    if dataset == "visa":
+        return VisA(root, category or "candle")
     if dataset == "magnetic_tile":
         return MagneticTile(root)
     root = Path(root)
@@ -49,6 +53,7 @@ __all__ = [
     "Region",
     "Sample",
     "SyntheticFactory",
+    "VisA",
     "as_samples",
     "download",
     "hold_out",

@@ -1,0 +1,173 @@
+"""Measure what SPD changes: pre-train small backbones with and without it, and test each through PatchCore.
+
+    python benchmarks/spd.py                                     # everything that the book shows; about an hour
+    python benchmarks/spd.py --objectives simsiam --seeds 0      # some of it; the other results stay as they are
+
+Each run trains a narrow ResNet-18 from random weights on good tiles of `fabric`, `kit` and `washer`, and is then the
+backbone of a PatchCore on `board`, which it has never seen. Runs with and without SPD of one seed share the first
+weights, the images and their order. A run is one process with one thread. Nothing is chosen by these figures: the
+settings were fixed beforehand, and the last step is the result.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+import argparse
+import json
+import multiprocessing
+import platform
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from adlib import PatchCore, spd
+from adlib.datasets import SyntheticFactory, in_memory
+from adlib.metrics import image_auroc, image_auroc_interval, pixel_auroc
+from adlib.resnet import ResNet18
+
+TRAIN_ON = ("fabric", "kit", "washer")
+SEEDS = {"simsiam": 5, "supervised": 5, "simclr": 3, "moco": 3}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "base": {"spd_weight": 0.0},
+    "spd": {},
+    "spd, texture blurred": {"texture": "blurred"},
+    "spd, stop-gradient": {"stop_gradient": True},
+}
+WIDTH, TILE, SIZE = 24, 128, 64  # channels of the first layer; pixels cut from a picture; pixels shown to the network
+STEPS, BATCH = 400, 64
+PICTURES = 150  # of each product
+
+
+def tiles(picture: Tensor) -> Tensor:
+    """The tiles of a picture (3, H, W), side by side, (N, 3, TILE, TILE)."""
+    cut = picture.unfold(1, TILE, TILE).unfold(2, TILE, TILE)  # (3, rows, columns, TILE, TILE)
+    return cut.permute(1, 2, 0, 3, 4).reshape(-1, 3, TILE, TILE)
+
+
+def shown(images: Tensor) -> Tensor:
+    """Tiles as the network sees them in training: (N, 3, SIZE, SIZE)."""
+    return F.interpolate(images, (SIZE, SIZE), mode="bilinear", antialias=True)
+
+
+def training_tiles(seed: int) -> tuple[Tensor, list[int]]:
+    """Tiles (N, 3, SIZE, SIZE) of good pictures and the number of the product that each is from."""
+    found, labels = [], []
+    for number, product in enumerate(TRAIN_ON):
+        for sample in SyntheticFactory(product, n_train=PICTURES, seed=seed).train:
+            part = shown(tiles(sample.image))
+            found.append(part)
+            labels += [number] * len(part)
+    return torch.cat(found), labels
+
+
+def pair_tiles(seed: int, n: int = 96) -> tuple[Tensor, Tensor]:
+    """A tile around the defect of n boards, without and with the defect: two (n, 3, SIZE, SIZE)."""
+    data = SyntheticFactory("board", seed=seed)
+    good, defective = [], []
+    for i in range(n):
+        pair = data.pair(i)
+        rows, columns = torch.where(pair.mask)
+        top, left = (min(max(int(c.float().mean()) - TILE // 2, 0), data.size - TILE) for c in (rows, columns))
+        good.append(pair.good[:, top : top + TILE, left : left + TILE])
+        defective.append(pair.defective[:, top : top + TILE, left : left + TILE])
+    return shown(torch.stack(good)), shown(torch.stack(defective))
+
+
+def measure(backbone: nn.Module, seed: int) -> dict[str, Any]:
+    """Sensitivity on SmoothBlend and on pairs of `board`, then PatchCore on `board`."""
+    encoder, generator = spd.Pooled(backbone), torch.Generator().manual_seed(seed)
+    held_out = torch.cat([shown(tiles(s.image)) for product in TRAIN_ON
+                          for s in SyntheticFactory(product, n_validation=8, seed=seed).validation])  # fmt: skip
+    blended, _ = spd.smooth_blend(held_out, generator)
+    found = {"sensitivity_blend": float(spd.sensitivity(encoder, held_out, blended, generator).median()),
+             "sensitivity_pairs": float(spd.sensitivity(encoder, *pair_tiles(seed), generator).median())}  # fmt: skip
+    data = SyntheticFactory("board", n_train=100, n_test=100, n_defect=96, seed=seed)
+    test = in_memory(data.test)
+    prediction = PatchCore(backbone, seed=seed, device="cpu").fit(data.train).predict(test)
+    low, high = image_auroc_interval(prediction.labels, prediction.scores)
+    maps = np.stack(list(prediction.maps))
+    return found | {"image_auroc": {"value": image_auroc(prediction.labels, prediction.scores), "low": low,
+                                    "high": high},
+                    "pixel_auroc": pixel_auroc(np.stack([s.mask.numpy() for s in test]), maps)}  # fmt: skip
+
+
+def one_run(objective: str, variant: str, seed: int, steps: int) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        backbone: nn.Module = ResNet18(WIDTH)
+    about = {"objective": objective, "variant": variant, "seed": seed}
+    began = time.monotonic()
+    if objective != "untrained":
+        images, labels = training_tiles(seed)
+        given = {"labels": labels} if objective == "supervised" else {}
+        began, history = time.monotonic(), {}
+        backbone = spd.pretrain(images, objective=objective, backbone=backbone, image_size=SIZE, steps=steps,
+                                batch_size=BATCH, seed=seed, device="cpu", history=history, **given,
+                                **VARIANTS[variant])  # fmt: skip
+        about["last_losses"] = {name: round(float(np.mean(values[-20:])), 4) for name, values in history.items()}
+    about["training_seconds"] = round(time.monotonic() - began, 1)
+    return about | measure(backbone.eval(), seed)
+
+
+def wanted(objectives: list[str], variants: list[str], seeds: list[int] | None) -> list[tuple[str, str, int]]:
+    runs = [("untrained", "", seed) for seed in seeds or range(max(SEEDS.values()))]
+    for variant in variants:
+        for objective in objectives:
+            if variant in ("base", "spd") or objective == "simsiam":  # the two choices are tried on one objective
+                runs += [(objective, variant, seed) for seed in seeds or range(SEEDS[objective])]
+    return sorted(runs, key=lambda run: run[2])  # all of the first seed first
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--objectives", nargs="+", default=list(SEEDS), choices=list(SEEDS))
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: five for simsiam and supervised, else three")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "spd.json")
+    args = parser.parse_args()
+    results = json.loads(args.out.read_text(encoding="utf-8"))["results"] if args.out.is_file() else []
+    known = {(r["objective"], r["variant"], r["seed"]) for r in results}
+    runs = [run for run in wanted(args.objectives, args.variants, args.seeds) if run not in known]
+    with ProcessPoolExecutor(args.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for future in as_completed([pool.submit(one_run, *run, args.steps) for run in runs]):
+            found = future.result()
+            results.append(found)
+            write(args.out, results, args.steps)
+            print(*(found[k] for k in ("objective", "variant", "seed")), f"{found['training_seconds']:.0f} s",
+                  f"image AUROC {found['image_auroc']['value']:.3f}, pixel {found['pixel_auroc']:.3f}",
+                  f"sensitivity {found['sensitivity_blend']:.2f} {found['sensitivity_pairs']:.2f}",
+                  found.get("last_losses"), flush=True)  # fmt: skip
+
+
+def write(out: Path, results: list[dict[str, Any]], steps: int) -> None:
+    versions = {p: metadata.version(p) for p in ("torch", "numpy", "adlib")}
+    order = ["untrained", *SEEDS]
+    report = {
+        "name": "SPD, with and without", "command": "python benchmarks/spd.py",
+        "versions": {"python": platform.python_version(), **versions}, "threads": 1, "device": "cpu",
+        "protocol": f"ResNet-18 of {WIDTH} channels, {steps} steps of {BATCH} tiles of {TILE} pixels shown at {SIZE}, "
+        f"good ones of {', '.join(TRAIN_ON)}, {PICTURES} pictures each; PatchCore with its defaults on board, 100 "
+        "training pictures, 100 good and 96 defective test pictures",
+        "results": sorted(results, key=lambda r: (order.index(r["objective"]), r["variant"], r["seed"])),
+    }  # fmt: skip
+    part = out.with_suffix(".part")
+    part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, out)
+
+
+if __name__ == "__main__":
+    main()
