@@ -13,10 +13,20 @@ from dataclasses import replace
 import numpy as np
 from numpy.random import Generator
 
-from adlib.datasets.synthetic_board_design import CORNER, FORMS, HALF, PARTS, Part, box, local, to_board
+from adlib.datasets.synthetic_board_design import CORNER, FORMS, HALF, PARTS, Part, local, to_board
 from adlib.datasets.synthetic_board_parts import TIN, Row, Tile, bent_leg, leg_rows, paint_part, shadow
-from adlib.datasets.synthetic_board_picture import Board, Change, Scene, lay, make_scene
-from adlib.datasets.synthetic_shapes import Array, blob, line_distance, mix, paint, smooth_noise, soft, wandering_line
+from adlib.datasets.synthetic_board_picture import Board, Change, Scene, board, lay, make_scene
+from adlib.datasets.synthetic_shapes import (
+    Array,
+    blob,
+    box,
+    line_distance,
+    mix,
+    paint,
+    smooth_noise,
+    soft,
+    wandering_line,
+)
 
 __all__ = ["KINDS", "MASK_GAP", "Scene", "draw", "make_scene"]
 
@@ -35,12 +45,12 @@ def draw(scene: Scene, size: int, kind: str = "good", generator: Generator | Non
 
     With a defect's name as `kind`, that defect is drawn into it; its place, size and strength come from `generator`.
     """
-    board = Board(scene, size)
+    of = board(scene, size)
     if kind == "good":
-        return board.picture(Change())
+        return of.picture(Change())
     if generator is None:
         raise ValueError(f"kind is {kind!r} and generator is None: a defect needs a generator; pass one")
-    return board.picture(_DEFECTS[kind](board, generator))
+    return of.picture(_DEFECTS[kind](of, generator))
 
 
 def _missing_part(board: Board, generator: Generator) -> Change:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from adlib.datasets.synthetic_shapes import FAR, Array
+from adlib.datasets.synthetic_shapes import FAR, Array, box
 
 HALF = (79.0, 72.5)  # half the board's width and height
 CORNER = 7.0  # radius of its corners
@@ -163,13 +163,6 @@ def pads(part: Part) -> list[tuple[float, float, float, float]]:
                 place, out = (i - (number - 1) / 2) * pitch, sign * (form.half[int(along)] + length - 1.2)
                 found.append((place, out, half + 0.25, 2.8) if along else (out, place, 2.8, half + 0.25))
     return found
-
-
-def box(p: Array, q: Array, half: tuple[float, float], radius: float = 0.0) -> Array:
-    """Signed distance to a rectangle with rounded corners around the origin."""
-    a, b = np.abs(p) - half[0] + radius, np.abs(q) - half[1] + radius
-    outer_a, outer_b = np.maximum(a, 0), np.maximum(b, 0)
-    return np.sqrt(outer_a * outer_a + outer_b * outer_b) + np.minimum(np.maximum(a, b), 0) - radius
 
 
 class _Sheet:

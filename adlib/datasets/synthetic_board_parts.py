@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from adlib.datasets.synthetic_board_design import FORMS, Form, Part, box
-from adlib.datasets.synthetic_shapes import Array, soft
+from adlib.datasets.synthetic_board_design import FORMS, Form, Part
+from adlib.datasets.synthetic_shapes import Array, box, soft
 
 TIN = np.array([0.72, 0.735, 0.75])
 GOLD = np.array([0.80, 0.64, 0.30])

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.random import Generator
 
-from adlib.datasets.synthetic_board_design import CORNER, FORMS, HALF, PARTS, Part, box, local, look_up, to_board
+from adlib.datasets.synthetic_board_design import CORNER, FORMS, HALF, PARTS, Part, local, look_up, to_board
 from adlib.datasets.synthetic_board_parts import EDGE, GOLD, LEGS, TIN, Tile, paint_part
-from adlib.datasets.synthetic_shapes import UNITS, Array, grid, mix, paint, smooth_noise, soft
+from adlib.datasets.synthetic_shapes import UNITS, Array, box, grid, mix, paint, smooth_noise, soft
 
 ZOOM = 1.42  # units of the picture to a unit of the board
 PLAY = np.array([0.35, 0.35, 0.02])  # tolerance of a part's place, shift in u and v, and turn
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared by identity, so that the cache below can tell one from another
 class Scene:
     """All that makes one good picture, noise excepted."""
 
@@ -90,6 +91,12 @@ def lay(picture: Array, colour: Array, brightness: Array | float, amount: Array)
     flat[:, where] = below + (colour[:, None] * shade - below) * amount.ravel()[where]
 
 
+@lru_cache(maxsize=1)
+def board(scene: Scene, size: int) -> Board:
+    """The scene's board. Good and defective picture of one scene share it, so that it is worked out once."""
+    return Board(scene, size)
+
+
 class Board:
     """One scene's coordinates at each pixel and the layers of the design there."""
 
@@ -112,7 +119,7 @@ class Board:
     def picture(self, change: Change) -> Array:
         """The lit board, (3, size, size)."""
         scene = self.scene
-        picture = self.bare()
+        picture = self.bare.copy()
         if change.under is not None:
             change.under(picture)
         for index, part in enumerate(PARTS):
@@ -125,8 +132,9 @@ class Board:
         slope = 1 + along * (self.lamp[0] * dx + self.lamp[1] * dy) + across * (self.lamp[0] * dy - self.lamp[1] * dx)
         return picture * paint(scene.white * brightness, slope)
 
+    @cached_property
     def bare(self) -> Array:
-        """The board without parts, on its table."""
+        """The board without parts, on its table, (3, size, size)."""
         scene = self.scene
         generator = np.random.default_rng(scene.texture_seed)
         fine, broad = smooth_noise(generator, self.size, 0.9), smooth_noise(generator, self.size, 11.0)

@@ -69,8 +69,8 @@ def make_scene(generator: Generator) -> Scene:
         shade=1 + generator.normal(scale=0.03, size=(2, YARNS, 1))
         + generator.normal(scale=0.018, size=(2, YARNS, KNOTS)),
         colours=np.stack([warp, weft]) * (1 + temperature),
-        light=(generator.uniform(0.90, 1.06), generator.normal(scale=0.04), generator.normal(scale=0.04),
-               generator.uniform(0.0, 0.12)),
+        light=(generator.uniform(0.82, 1.08), generator.normal(scale=0.06), generator.normal(scale=0.06),
+               generator.uniform(0.0, 0.16)),
         texture_seed=int(generator.integers(2**32)),
     )
 
@@ -220,7 +220,7 @@ def _pick_yarn(scene: Scene, generator: Generator) -> tuple[int, int, Array]:
 
 
 def _hole(cloth: Array, x: Array, y: Array, generator: Generator) -> Array:
-    radius = generator.uniform(5.5, 12.0)
+    radius = generator.uniform(5.0, 8.5)
     distance = blob(x, y, _spot(generator), (radius, radius * generator.uniform(0.6, 1.0)), generator, 0.25)
     distance += 0.8 * smooth_noise(generator, x.shape[0], 1.6)  # yarn ends stand into the hole
     frayed = 0.25 * soft(distance - 2.0, 4.0) * (1 + 0.5 * smooth_noise(generator, x.shape[0], 1.2))
@@ -230,16 +230,16 @@ def _hole(cloth: Array, x: Array, y: Array, generator: Generator) -> Array:
 
 def _cut(cloth: Array, x: Array, y: Array, generator: Generator) -> Array:
     start, heading = _spot(generator, 60), generator.uniform(0, 2 * np.pi)
-    points = wandering_line(generator, start, heading, generator.uniform(35, 85), 0.06)
+    points = wandering_line(generator, start, heading, generator.uniform(30, 65), 0.06)
     distance, _, along = line_distance(x, y, points)
-    half = generator.uniform(1.5, 3.0) * np.sqrt(np.clip(4 * along * (1 - along), 0.02, 1))  # widest in the middle
+    half = generator.uniform(1.4, 2.4) * np.sqrt(np.clip(4 * along * (1 - along), 0.02, 1))  # widest in the middle
     ragged = distance - half + 0.5 * smooth_noise(generator, x.shape[0], 1.4)
     cloth = cloth * (1 + 0.22 * soft(ragged - 1.2, 2.4))
     return mix(cloth, BACKING, soft(ragged, 1.4) * generator.uniform(0.75, 0.98))
 
 
 def _stain(cloth: Array, x: Array, y: Array, generator: Generator) -> Array:
-    radius = generator.uniform(12, 28)
+    radius = generator.uniform(10, 22)
     distance = blob(x, y, _spot(generator), (radius, radius * generator.uniform(0.5, 1.0)), generator, 0.3)
     strength = generator.uniform(0.45, 0.75)
     drying_edge = 0.35 * np.exp(-((distance + 1.5) / 2.0) ** 2)

@@ -93,7 +93,7 @@ def draw(scene: Scene, size: int, kind: str = "good", generator: Generator | Non
     With a structural defect's name as `kind`, that defect is drawn into it; its place, size and strength come from
     `generator`. Logical anomalies are good drawings of another scene, see `alter`.
     """
-    canvas = Canvas(scene, size)
+    canvas = Canvas.empty(scene, size)
     if kind == "good":
         return canvas.lay().lit()
     if generator is None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adlib.datasets.synthetic_shapes import UNITS, Array, mix, paint, soft
+from adlib.datasets.synthetic_shapes import UNITS, Array, box, mix, paint, soft
 
 LONG, ROUND = ("bolt", "spring"), ("cap", "nut", "washer")
 REACH = {"bolt": 46.0, "spring": 44.0, "cap": 24.0, "nut": 24.0, "washer": 19.0, "tag": 48.0}  # with the shadow
@@ -37,12 +37,6 @@ class Part:
     shade: float  # brightness factor
     colour: int  # row of COLOURS, for tag and cap
     serial: int  # 32 bits, no two kits alike: what is printed on a tag
-
-
-def rounded_box(a: Array, b: Array, half: tuple[float, float], corner: float) -> Array:
-    """Signed distance to a rectangle with rounded corners, negative inside."""
-    p, q = np.abs(a) - half[0] + corner, np.abs(b) - half[1] + corner
-    return np.hypot(np.maximum(p, 0), np.maximum(q, 0)) + np.minimum(np.maximum(p, q), 0) - corner
 
 
 def metal(slope_a: Array, slope_b: Array, lamp: Lamp) -> Array:
@@ -86,9 +80,9 @@ THREAD, LEAD = -4.0, 3.9  # where the thread begins, and from turn to turn
 
 
 def _bolt_outline(a: Array, b: Array) -> Array:
-    head = rounded_box(a - (HEAD + NECK) / 2, b, ((NECK - HEAD) / 2, HEX), 1.6)
+    head = box(a - (HEAD + NECK) / 2, b, ((NECK - HEAD) / 2, HEX), 1.6)
     teeth = 0.35 * np.sin(2 * np.pi * (a + 0.9 * np.sign(b)) / LEAD) * (a > THREAD)
-    shaft = rounded_box(a - (NECK + TIP) / 2, b, ((TIP - NECK) / 2, SHAFT), 2.2) + teeth
+    shaft = box(a - (NECK + TIP) / 2, b, ((TIP - NECK) / 2, SHAFT), 2.2) + teeth
     return np.minimum(head, shaft)
 
 
@@ -122,7 +116,7 @@ def _wires(a: Array, b: Array, slant: float) -> tuple[Array, Array]:
 
 
 def _end_coils(a: Array, b: Array) -> Array:
-    return rounded_box(np.abs(a) - SPRING, b, (WIRE, COIL + WIRE), WIRE)
+    return box(np.abs(a) - SPRING, b, (WIRE, COIL + WIRE), WIRE)
 
 
 def _spring_outline(a: Array, b: Array) -> Array:
@@ -211,16 +205,16 @@ EYELET = (-27.5, 3.0, 5.4)  # its place along the card, and its radii
 
 
 def _tag_outline(a: Array, b: Array) -> Array:
-    box = rounded_box(a, b, CARD, 3.5)
+    card = box(a, b, CARD, 3.5)
     corners = (np.abs(b) - a - CARD[0] - CARD[1] + 9.0) / np.sqrt(2)  # cut off beside the eyelet
-    return np.maximum(np.maximum(box, corners), EYELET[1] - np.hypot(a - EYELET[0], b))
+    return np.maximum(np.maximum(card, corners), EYELET[1] - np.hypot(a - EYELET[0], b))
 
 
 def _tag_face(part: Part, a: Array, b: Array, lamp: Lamp, ground: Array) -> Array:
     card = paint(COLOURS[part.colour], 0.98 + 0.10 * np.clip(0.5 - np.abs(_tag_outline(a, b) + 1.0), 0, 0.5))
     paper = paint(np.array([0.90, 0.89, 0.86]), np.ones(a.shape))
     paper = mix(paper, np.array([0.14, 0.14, 0.16]), _print(part.serial, a, b))
-    card = mix(card, paper, soft(rounded_box(a - 7.0, b, (22.0, 15.0), 1.5), 1.0))
+    card = mix(card, paper, soft(box(a - 7.0, b, (22.0, 15.0), 1.5), 1.0))
     radius = np.hypot(a - EYELET[0], b) + 1e-6
     bulge = 1.5 * (radius - (EYELET[1] + EYELET[2]) / 2) / (EYELET[2] - EYELET[1])
     ring = metal(bulge * (a - EYELET[0]) / radius, bulge * b / radius, lamp)
@@ -232,11 +226,11 @@ def _print(serial: int, a: Array, b: Array) -> Array:
     ink = np.zeros(a.shape)
     for row in range(3):
         word = np.clip((b + 13.0) / 5.2, 0, 4).astype(int)
-        line = rounded_box(a + 10.0 - 6.0 * row, b, (1.3, 12.8), 0.5)
+        line = box(a + 10.0 - 6.0 * row, b, (1.3, 12.8), 0.5)
         gap = np.abs(b + 10.4 - 5.2 * word) - 2.2
         ink = np.maximum(ink, 0.6 * soft(np.maximum(line, gap), 1.0) * ((serial >> (5 * row + word)) & 1))
     bar = np.clip((b + 12.75) / 1.7, 0, 14).astype(int)
-    code = soft(rounded_box(a - 18.0, b, (7.5, 12.8), 0.2), 0.8) * ((serial >> (15 + bar)) & 1)
+    code = soft(box(a - 18.0, b, (7.5, 12.8), 0.2), 0.8) * ((serial >> (15 + bar)) & 1)
     return np.maximum(ink, 0.85 * code)
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.random import Generator
 
-from adlib.datasets.synthetic_kit_parts import REACH, SHADOW, Part, face, outline, rounded_box, window
-from adlib.datasets.synthetic_shapes import UNITS, Array, grid, mix, paint, smooth_noise, soft
+from adlib.datasets.synthetic_kit_parts import REACH, SHADOW, Part, face, outline, window
+from adlib.datasets.synthetic_shapes import UNITS, Array, box, grid, mix, paint, smooth_noise, soft
 
 COLUMN, ROW = 72.0, 106.0  # from compartment to compartment, units of the tray; three in a row, two rows
 INSIDE = (32.5, 49.0)  # half sides of a compartment
@@ -19,7 +21,7 @@ CORNER, WALL = 9.0, 5.0
 Contents = tuple[tuple[Part, ...], ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared by identity, so that the cache below can tell one from another
 class Scene:
     """All that makes one good picture, noise excepted."""
 
@@ -43,6 +45,13 @@ def middle(compartment: int) -> tuple[float, float]:
 class Canvas:
     """A picture in the making, in even light: first the empty tray, then what lies in it."""
 
+    @classmethod
+    def empty(cls, scene: Scene, size: int) -> Canvas:
+        """The empty tray. Good and defective picture of one scene start from it, so that it is drawn once."""
+        canvas = copy.copy(_empty(scene, size))
+        canvas.picture = canvas.picture.copy()
+        return canvas
+
     def __init__(self, scene: Scene, size: int) -> None:
         self.scene, self.size = scene, size
         self.x, self.y = grid(size)
@@ -53,13 +62,13 @@ class Canvas:
         # All compartments are alike, so the plane is folded and one is drawn: p and q start at its middle.
         self.p = self.u - COLUMN * np.clip(np.round(self.u / COLUMN), -1, 1)
         self.q = self.v - ROW * np.where(self.v < 0, -0.5, 0.5)
-        self.inside = rounded_box(self.p, self.q, INSIDE, CORNER)  # signed distance to the rib's edge
+        self.inside = box(self.p, self.q, INSIDE, CORNER)  # signed distance to the rib's edge
         self.picture = self._tray()
         self.sheltered = soft(self.inside + 2.5, 4.0)  # parts cast no shadow beyond their compartment
 
     def _tray(self) -> Array:
         u, v, p, q, inside, (lamp_u, lamp_v) = self.u, self.v, self.p, self.q, self.inside, self.lamp
-        edge = rounded_box(u, v, (TRAY, TRAY), 13.0)
+        edge = box(u, v, (TRAY, TRAY), 13.0)
         tilt = soft(np.abs(inside + WALL / 2) - WALL / 2, 2.2)  # 1 on the walls, which fall inward
         outer = soft(np.abs(edge + 1.8) - 1.8, 1.8)  # and on the tray's rounded rim, which falls outward
         shade = 1 - 0.26 * tilt * _facing(p, q, INSIDE, CORNER, self.lamp)
@@ -67,11 +76,11 @@ class Canvas:
         shade = shade + 0.09 * np.exp(-(((inside - 0.6) / 0.8) ** 2))  # the ribs' worn edges shine
         floor = soft(inside + WALL, 2.0)
         corner_dark = 0.16 * np.exp(np.clip(inside + WALL, -60, 0) / 5.0) * floor
-        cast = rounded_box(p + 6.0 * lamp_u, q + 6.0 * lamp_v, (INSIDE[0] - 3, INSIDE[1] - 3), CORNER)
+        cast = box(p + 6.0 * lamp_u, q + 6.0 * lamp_v, (INSIDE[0] - 3, INSIDE[1] - 3), CORNER)
         shade = (shade - 0.075 * floor - corner_dark) * (1 - 0.26 * soft(-cast, 9.0) * soft(inside + 2.0, 3.0))
         tray = paint(self.scene.plastic, shade * (1 + 0.016 * self.grain))
 
-        away = rounded_box(u + 5 * lamp_u, v + 5 * lamp_v, (TRAY, TRAY), 13.0)
+        away = box(u + 5 * lamp_u, v + 5 * lamp_v, (TRAY, TRAY), 13.0)
         broad = smooth_noise(np.random.default_rng(self.scene.texture_seed + 1), self.size, 7.0)
         bench = paint(self.scene.bench, (1 + 0.06 * self.grain + 0.05 * broad) * (1 - 0.6 * soft(away, 14.0)))
         return mix(bench, tray, soft(edge, 1.4))
@@ -141,6 +150,11 @@ class Canvas:
         """One of the parts of these names, and its compartment."""
         found = [(i, p) for i, parts in enumerate(self.scene.contents) for p in parts if p.name in names]
         return found[generator.integers(len(found))]
+
+
+@lru_cache(maxsize=1)
+def _empty(scene: Scene, size: int) -> Canvas:
+    return Canvas(scene, size)
 
 
 def tray_coordinates(scene: Scene, x: Array, y: Array) -> tuple[Array, Array]:

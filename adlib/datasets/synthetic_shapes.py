@@ -30,6 +30,13 @@ def soft(distance: Array, edge: float = 1.0) -> Array:
     return t * t * (3.0 - 2.0 * t)
 
 
+def box(p: Array, q: Array, half: tuple[float, float], radius: float = 0.0) -> Array:
+    """Signed distance to a rectangle with rounded corners around the origin, negative inside."""
+    a, b = np.abs(p) - half[0] + radius, np.abs(q) - half[1] + radius
+    outer_a, outer_b = np.maximum(a, 0), np.maximum(b, 0)
+    return np.sqrt(outer_a * outer_a + outer_b * outer_b) + np.minimum(np.maximum(a, b), 0) - radius
+
+
 def smooth_noise(generator: Generator, size: int, scale: float) -> Array:
     """A (size, size) field of Gaussian noise, smooth over `scale` units, with mean 0 and deviation 1.
 
