@@ -171,7 +171,8 @@ class Pooled(nn.Module):
 
 def normalised(images: Tensor) -> Tensor:
     """Images (B, 3, H, W) in [0, 1] as backbones take them: less ImageNet's mean, over its deviation, per channel."""
-    return (images - images.new_tensor(MEAN).view(1, 3, 1, 1)) / images.new_tensor(STD).view(1, 3, 1, 1)
+    images = (images - images.new_tensor(MEAN).view(1, 3, 1, 1)) / images.new_tensor(STD).view(1, 3, 1, 1)
+    return images.contiguous(memory_format=torch.channels_last)  # convolutions on CPUs are a third faster with it
 
 
 def pretrain(
@@ -188,6 +189,7 @@ def pretrain(
     learning_rate: float = 0.05,
     seed: int = 0,
     device: str = "auto",
+    settle: bool = True,
     checkpoint: str | Path | None = None,
     history: dict[str, list[float]] | None = None,
     **blend: Any,
@@ -199,8 +201,9 @@ def pretrain(
     spd_weight: η; 0 trains without SPD. blend: options of `smooth_blend`. stop_gradient: see `spd_loss`.
     backbone: a module from images to a dictionary of levels, trained in place from its present weights. By default
     a new ResNet-18 of the shipped size, its weights drawn from `seed`.
-    Stochastic gradient descent with momentum 0.9, weight decay 1e-4 and a cosine schedule. checkpoint: a file to go on
-    from, see `adlib.training.Training`. history: a dictionary that gets the losses of each step, by name.
+    Stochastic gradient descent with momentum 0.9, weight decay 1e-4 and a cosine schedule. settle: at the end, measure
+    the statistics of batch normalisation anew, see `settle_statistics`. checkpoint: a file to go on from, see
+    `adlib.training.Training`. history: a dictionary that gets the losses of each step, by name.
 
     Returns the backbone, in evaluation mode, to be passed as `backbone=` to a detector.
     Raises ValueError for an unknown objective, labels that do not fit, or fewer images than a batch.
@@ -223,7 +226,8 @@ def pretrain(
                          "leaves batch normalisation nothing to compare")
     if not (math.isfinite(learning_rate) and learning_rate > 0):
         raise ValueError(f"learning_rate = {learning_rate}: expected a positive number, such as 0.05")
-    method = _method(objective, backbone, image_size, labels, seed).to(pick_device(device)).train()
+    method = _method(objective, backbone, image_size, labels, seed)
+    method = method.to(pick_device(device), memory_format=torch.channels_last).train()
     where = next(method.parameters()).device
     targets = None if labels is None else torch.tensor(list(labels), device=where)
     generator = torch.Generator().manual_seed(seed)
@@ -246,7 +250,32 @@ def pretrain(
         run.update(base + spd_weight * term, base=base, spd=term)
     if history is not None:
         history.update(run.history)
-    return method.encoder.backbone.eval()
+    backbone = method.encoder.backbone
+    if settle:
+        few = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:2048]
+        settle_statistics(backbone, [data[rows].to(where).float() / 255 for rows in few.split(64)])
+    return backbone.eval()
+
+
+@torch.no_grad()
+def settle_statistics(backbone: nn.Module, batches: Sequence[Tensor]) -> None:
+    """Measure the running means and variances of batch normalisation anew, as a plain average over the batches.
+
+    batches: (B, 3, H, W) in [0, 1], the images as a detector will show them. During training the statistics follow
+    what the network was shown: strong copies, and with SPD weak ones too. A detector shows plain images. Without
+    this step, runs with and without SPD would differ by their statistics, whatever the loss has taught.
+    """
+    norms = [m for m in backbone.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
+    momenta = [m.momentum for m in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average over the calls
+    backbone.train()
+    for batch in batches:
+        backbone(normalised(batch))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    backbone.eval()
 
 
 def _method(

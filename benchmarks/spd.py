@@ -38,14 +38,22 @@ from adlib.resnet import ResNet18
 
 TRAIN_ON = ("fabric", "kit", "washer")
 SEEDS = {"simsiam": 5, "supervised": 5, "simclr": 3, "moco": 3}
+# At 64 pixels, a patch of 1 % is 6 pixels wide, less than half a cell of the last level; and in 500 steps η = 0.1 moves
+# nothing. Both were seen in the training loss of seed 7, which is not among those reported.
+SPD = {"spd_weight": 1.0, "area": (0.02, 0.08)}
 VARIANTS: dict[str, dict[str, Any]] = {
     "base": {"spd_weight": 0.0},
-    "spd": {},
-    "spd, texture blurred": {"texture": "blurred"},
-    "spd, stop-gradient": {"stop_gradient": True},
+    "spd": SPD,
+    "spd, eta 0.1": SPD | {"spd_weight": 0.1},
+    "spd, small patches": SPD | {"area": (0.005, 0.02)},
+    "spd, texture blurred": SPD | {"texture": "blurred"},
+    "spd, stop-gradient": SPD | {"stop_gradient": True},
+    "base, not settled": {"spd_weight": 0.0, "settle": False},
+    "spd, not settled": SPD | {"settle": False},
+    "spd, eta 0.1, not settled": SPD | {"spd_weight": 0.1, "settle": False},
 }
-WIDTH, TILE, SIZE = 24, 128, 64  # channels of the first layer; pixels cut from a picture; pixels shown to the network
-STEPS, BATCH = 400, 64
+WIDTH, TILE, SIZE = 16, 128, 64  # channels of the first layer; pixels cut from a picture; pixels shown to the network
+STEPS, BATCH = 500, 64
 PICTURES = 150  # of each product
 
 
@@ -89,7 +97,7 @@ def measure(backbone: nn.Module, seed: int) -> dict[str, Any]:
     encoder, generator = spd.Pooled(backbone), torch.Generator().manual_seed(seed)
     held_out = torch.cat([shown(tiles(s.image)) for product in TRAIN_ON
                           for s in SyntheticFactory(product, n_validation=8, seed=seed).validation])  # fmt: skip
-    blended, _ = spd.smooth_blend(held_out, generator)
+    blended, _ = spd.smooth_blend(held_out, generator, area=SPD["area"])
     found = {"sensitivity_blend": float(spd.sensitivity(encoder, held_out, blended, generator).median()),
              "sensitivity_pairs": float(spd.sensitivity(encoder, *pair_tiles(seed), generator).median())}  # fmt: skip
     data = SyntheticFactory("board", n_train=100, n_test=100, n_defect=96, seed=seed)
@@ -108,16 +116,16 @@ def one_run(objective: str, variant: str, seed: int, steps: int) -> dict[str, An
         torch.manual_seed(seed)
         backbone: nn.Module = ResNet18(WIDTH)
     about = {"objective": objective, "variant": variant, "seed": seed}
-    began = time.monotonic()
+    began = time.process_time()
     if objective != "untrained":
         images, labels = training_tiles(seed)
         given = {"labels": labels} if objective == "supervised" else {}
-        began, history = time.monotonic(), {}
+        began, history = time.process_time(), {}
         backbone = spd.pretrain(images, objective=objective, backbone=backbone, image_size=SIZE, steps=steps,
                                 batch_size=BATCH, seed=seed, device="cpu", history=history, **given,
                                 **VARIANTS[variant])  # fmt: skip
         about["last_losses"] = {name: round(float(np.mean(values[-20:])), 4) for name, values in history.items()}
-    about["training_seconds"] = round(time.monotonic() - began, 1)
+    about["training_cpu_seconds"] = round(time.process_time() - began, 1)
     return about | measure(backbone.eval(), seed)
 
 
@@ -125,7 +133,7 @@ def wanted(objectives: list[str], variants: list[str], seeds: list[int] | None) 
     runs = [("untrained", "", seed) for seed in seeds or range(max(SEEDS.values()))]
     for variant in variants:
         for objective in objectives:
-            if variant in ("base", "spd") or objective == "simsiam":  # the two choices are tried on one objective
+            if variant in ("base", "spd") or objective == "simsiam":  # choices are tried on one objective
                 runs += [(objective, variant, seed) for seed in seeds or range(SEEDS[objective])]
     return sorted(runs, key=lambda run: run[2])  # all of the first seed first
 
@@ -147,7 +155,7 @@ def main() -> None:
             found = future.result()
             results.append(found)
             write(args.out, results, args.steps)
-            print(*(found[k] for k in ("objective", "variant", "seed")), f"{found['training_seconds']:.0f} s",
+            print(*(found[k] for k in ("objective", "variant", "seed")), f"{found['training_cpu_seconds']:.0f} s",
                   f"image AUROC {found['image_auroc']['value']:.3f}, pixel {found['pixel_auroc']:.3f}",
                   f"sensitivity {found['sensitivity_blend']:.2f} {found['sensitivity_pairs']:.2f}",
                   found.get("last_losses"), flush=True)  # fmt: skip

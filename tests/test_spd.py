@@ -199,6 +199,19 @@ def test_every_objective_trains_and_repeats(objective: str, spd_weight: float) -
         assert torch.equal(a, b) and not torch.equal(a, start)
 
 
+def test_settled_statistics_are_those_of_plain_images() -> None:
+    x = photographs(12, 32)
+    backbone = spd.pretrain(x, backbone=small(), image_size=32, steps=2, batch_size=4, device="cpu")
+    x = (x * 255).round() / 255
+    seen = backbone.conv1(spd.normalised(x))
+    assert torch.allclose(backbone.bn1.running_mean, seen.mean((0, 2, 3)), atol=1e-5)
+    assert torch.allclose(backbone.bn1.running_var, seen.var((0, 2, 3)), rtol=1e-4)
+    assert backbone.bn1.momentum == 0.1 and not backbone.training
+    as_trained = spd.pretrain(x, backbone=small(), image_size=32, steps=2, batch_size=4, device="cpu", settle=False)
+    assert torch.equal(as_trained.conv1.weight, backbone.conv1.weight)  # only the statistics differ
+    assert not torch.allclose(as_trained.bn1.running_mean, backbone.bn1.running_mean, atol=1e-3)
+
+
 def test_the_result_is_a_backbone_for_patchcore() -> None:
     data = SyntheticFactory("washer", size=64, n_train=6, n_validation=0, n_test=2, n_defect=2)
     backbone = spd.pretrain(data.train, backbone=small(), image_size=32, steps=2, batch_size=4, device="cpu")
