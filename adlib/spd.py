@@ -250,7 +250,7 @@ def pretrain(
         run.update(base + spd_weight * term, base=base, spd=term)
     if history is not None:
         history.update(run.history)
-    backbone = method.encoder.backbone
+    backbone = method.encoder.backbone.to(memory_format=torch.contiguous_format)  # as others expect to save it
     if settle:
         few = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:2048]
         settle_statistics(backbone, [data[rows].to(where).float() / 255 for rows in few.split(64)])
