@@ -122,7 +122,7 @@ def _legs(generator: Generator, most: int) -> tuple[int, Row, range]:
 
 
 def _bent_leg(board: Board, generator: Generator) -> Change:
-    """Two to four legs bent to one side, or standing up from their pads, long and slanted."""
+    """Two or three legs bent to one side, or standing up from their pads, long and slanted."""
     index, row, numbers = _legs(generator, 3)
     sign, aside = int(generator.choice([-1, 1])), generator.uniform() < 0.6
     bends = sign * row.pitch * (generator.uniform(0.8, 1.3) if aside else generator.uniform(0.3, 0.7))
