@@ -133,7 +133,7 @@ class MoCo(nn.Module):
 
 
 class Supervised(nn.Module):
-    """Labels, and for SPD an auxiliary classifier that tells whether a patch was blended in.
+    """Labels, and for SPD an auxiliary classifier that tells whether a patch was blended in. Equation (3.12).
 
     Source: Zou et al. 2022, Section 3.3, for the auxiliary classifier.
     """
