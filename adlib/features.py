@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from adlib.resnet import ResNet18
 
 SHIPPED = "adlib_resnet18"  # the small backbone that the package carries: no download
-WEIGHTS = "adlib_resnet18_v1.safetensors"
+WEIGHTS = "adlib_resnet18_v2.safetensors"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's images, per channel
 
 

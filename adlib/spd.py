@@ -214,7 +214,7 @@ def pretrain(
         raise ValueError(f"objective = {objective!r}: expected one of {', '.join(OBJECTIVES)}")
     if not image_size >= SMALLEST:
         raise ValueError(f"image_size = {image_size}: expected at least {SMALLEST} pixels")
-    data = _as_bytes(images, image_size)
+    data = as_bytes(images, image_size)
     if (objective == "supervised") != (labels is not None):
         raise ValueError(f"objective {objective!r}: {'needs' if labels is None else 'takes no'} labels; "
                          "expected them with 'supervised' and with nothing else")
@@ -304,7 +304,7 @@ def _spd_term(method: nn.Module, x: Tensor, generator: torch.Generator, stop_gra
     return spd_loss(z, z_plus, z_minus, stop_gradient=stop_gradient)
 
 
-def _as_bytes(images: object, size: int) -> Tensor:
+def as_bytes(images: object, size: int) -> Tensor:
     """All images, resized whole: (N, 3, size, size) uint8."""
     rows = [(resize_image(s.image, (size, size)) * 255).round().to(torch.uint8) for s in as_samples(images)]
     return torch.stack(rows)

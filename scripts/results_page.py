@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "au_pro": "AU-PRO"}
-OTHER_REPORTS = ("factory", "speed_", "spd")  # beginnings of the names of what is no accuracy on one data set
+# Beginnings of the names of reports that are no accuracy of PatchCore on one data set.
+OTHER_REPORTS = ("factory", "speed_", "spd", "backbones")
 NEEDED = ("name", "command", "versions", "backbone", "dataset", "category", "protocol", "seeds", "results")
 
 

@@ -1,0 +1,130 @@
+"""Compare candidates for the shipped backbone by PatchCore, on what may be used for choosing, and write JSON.
+
+    python benchmarks/backbones.py --tiles DATA/magnetic_tile \\
+        --candidate "version 1" v1.safetensors --candidate "photographs" runs/photographs/backbone.safetensors
+
+Two measurements for each candidate, both with PatchCore's defaults at `--image-size`: image AUROC on the four
+products of the factory (seed 7, structural defects), and on the magnetic tiles that are set apart for choosing
+(tile index mod 5 is 3). No test image of a real data set is read. The time is that of the network alone, one image,
+as a ratio to the first candidate's in the file, both timed in turns in the same run.
+
+A candidate is a file of weights as scripts/pretrain_backbone.py writes it. The report is written after every
+candidate; one that is in it already is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import statistics
+import time
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from adlib import PatchCore
+from adlib.datasets import SyntheticFactory, in_memory, open_dataset
+from adlib.datasets.synthetic import PRODUCTS, VERSION
+from adlib.metrics import image_auroc
+from adlib.resnet import ResNet18
+
+SEED = 7  # of the factory and the detector; the figures of the course use other seeds
+
+
+def read_backbone(path: Path) -> ResNet18:
+    state = load_file(path)
+    backbone = ResNet18(width=len(state["bn1.weight"]))
+    missing, unexpected = backbone.load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
+    if unexpected or any(not name.endswith("num_batches_tracked") for name in missing):
+        raise SystemExit(f"{path}: expected the weights of a ResNet18, missing {missing}, unexpected {unexpected}")
+    return backbone.eval().requires_grad_(False)
+
+
+def by_kind(samples: list, scores: np.ndarray) -> dict[str, float]:
+    """Image AUROC over all defective images, and of each kind of defect against all good images."""
+    label, kind = (np.array([getattr(s, name) for s in samples]) for name in ("label", "kind"))
+    result = {"image_auroc": round(image_auroc(label, scores), 4)}
+    for name in sorted(set(kind[label == 1])):
+        rows = (label == 0) | (kind == name)
+        result[str(name)] = round(image_auroc(label[rows], scores[rows]), 4)
+    return result
+
+
+def measure(path: Path, size: int, products: dict[str, tuple[list, list]], tiles: tuple[list, list]) -> dict:
+    results = {}
+    for name, (train, test) in (products | {"magnetic tiles set apart": tiles}).items():
+        scores = PatchCore(read_backbone(path), image_size=size, seed=SEED).fit(train).predict(test).scores
+        results[name] = by_kind(test, scores)
+        print(path.name, size, name, results[name], flush=True)
+    return results
+
+
+def time_ratio(path: Path, size: int, first: Path, first_size: int) -> float:
+    """Seconds for one image over those of the first candidate: the median of 40 pairs timed in turns."""
+    networks = [read_backbone(p).to(memory_format=torch.channels_last) for p in (path, first)]
+    images = [torch.rand(1, 3, s, s).contiguous(memory_format=torch.channels_last) for s in (size, first_size)]
+    ratios = []
+    with torch.inference_mode():
+        for round_ in range(50):
+            spent = []
+            for network, image in zip(networks, images, strict=True):
+                start = time.perf_counter()
+                network(image)
+                spent.append(time.perf_counter() - start)
+            if round_ >= 10:
+                ratios.append(spent[0] / spent[1])
+    return round(statistics.median(ratios), 3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--candidate", nargs=2, action="append", required=True, metavar=("NAME", "WEIGHTS"))
+    parser.add_argument("--tiles", type=Path, required=True, help="the folder of the magnetic tiles")
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "backbones.json")
+    args = parser.parse_args()
+    report: dict = {"candidates": []}
+    if args.out.is_file():
+        report = json.loads(args.out.read_text(encoding="utf-8"))
+    products = {}
+    for product in PRODUCTS:
+        data = SyntheticFactory(product, seed=SEED)
+        products[product] = in_memory(data.train), in_memory([s for s in data.test if not s.logical])
+    data = open_dataset("magnetic_tile", args.tiles, None)
+    tiles = in_memory(data.split()[0]), in_memory(data.validation)
+    first = Path(args.candidate[0][1])
+    for name, weights in args.candidate:
+        path = Path(weights)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if any((c["sha256"], c["image_size"]) == (digest, args.image_size) for c in report["candidates"]):
+            continue
+        figures = path.parent / "figures.json"
+        entry = {
+            "name": name, "image_size": args.image_size, "sha256": digest, "bytes": path.stat().st_size,
+            "training": json.loads(figures.read_text(encoding="utf-8")) if figures.is_file() else None,
+            "time_ratio": time_ratio(path, args.image_size, first, 224),
+            "results": measure(path, args.image_size, products, tiles),
+        }  # fmt: skip
+        report["candidates"].append(entry)
+        versions = {p: metadata.version(p) for p in ("torch", "numpy", "scipy", "adlib")}
+        report |= {
+            "name": "Candidates for the shipped backbone", "factory_version": VERSION, "seeds": [SEED],
+            "command": "python benchmarks/backbones.py --tiles DATA/magnetic_tile --candidate NAME WEIGHTS … "
+            "(once for each image size)",
+            "versions": {"python": platform.python_version(), **versions}, "threads": torch.get_num_threads(),
+            "protocol": "PatchCore with its defaults; factory: 200 training images, 200 good and 200 defective test "
+            "images of each product; magnetic tiles: training images, tested on the tiles set apart for choosing",
+        }  # fmt: skip
+        part = args.out.with_suffix(".part")
+        part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        os.replace(part, args.out)
+
+
+if __name__ == "__main__":
+    main()
