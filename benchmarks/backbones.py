@@ -6,7 +6,7 @@
 Two measurements for each candidate, both with PatchCore's defaults at `--image-size`: image AUROC on the four
 products of the factory (seed 7, structural defects), and on the magnetic tiles that are set apart for choosing
 (tile index mod 5 is 3). No test image of a real data set is read. The time is that of the network alone, one image,
-as a ratio to the first candidate's in the file, both timed in turns in the same run.
+as a ratio to the first candidate's in this command, both at the same size and timed in turns.
 
 A candidate is a file of weights as scripts/pretrain_backbone.py writes it. The report is written after every
 candidate; one that is in it already is not measured again.
@@ -65,10 +65,10 @@ def measure(path: Path, size: int, products: dict[str, tuple[list, list]], tiles
     return results
 
 
-def time_ratio(path: Path, size: int, first: Path, first_size: int) -> float:
+def time_ratio(path: Path, first: Path, size: int) -> float:
     """Seconds for one image over those of the first candidate: the median of 40 pairs timed in turns."""
     networks = [read_backbone(p).to(memory_format=torch.channels_last) for p in (path, first)]
-    images = [torch.rand(1, 3, s, s).contiguous(memory_format=torch.channels_last) for s in (size, first_size)]
+    images = [torch.rand(1, 3, size, size).contiguous(memory_format=torch.channels_last) for _ in range(2)]
     ratios = []
     with torch.inference_mode():
         for round_ in range(50):
@@ -108,7 +108,7 @@ def main() -> None:
         entry = {
             "name": name, "image_size": args.image_size, "sha256": digest, "bytes": path.stat().st_size,
             "training": json.loads(figures.read_text(encoding="utf-8")) if figures.is_file() else None,
-            "time_ratio": time_ratio(path, args.image_size, first, 224),
+            "time_ratio": time_ratio(path, first, args.image_size),
             "results": measure(path, args.image_size, products, tiles),
         }  # fmt: skip
         report["candidates"].append(entry)

@@ -223,7 +223,8 @@ def main() -> None:
     network = nn.ModuleDict({"backbone": backbone, "heads": heads, "dense": dense})
     network.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), lr=args.peak, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    about = {k: str(v) for k, v in vars(args).items() if k not in ("out", "threads")}
+    about = {k: " ".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in vars(args).items()
+             if k not in ("out", "threads")}  # fmt: skip
     run = Training(args.steps, {"network": network}, optimizer, checkpoint=args.out / "checkpoint.safetensors",
                    schedule=lambda step: one_cycle(step, args.steps, args.warm), about=about,
                    save_every=120)  # fmt: skip

@@ -95,7 +95,7 @@ def page(benchmarks: Path) -> str:
         lines += ["## How to measure again", "", "```bash", *dict.fromkeys(e["command"] for e in ours), "```", "",
                   "Versions at the time:", ""]
         lines += [f"- {e['name']}: " + ", ".join(f"{k} {v}" for k, v in sorted(e["versions"].items())) for e in ours]
-    lines += ["", *speed_tables(benchmarks)]
+    lines += ["", *backbone_tables(benchmarks), *spd_tables(benchmarks), *speed_tables(benchmarks)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -178,6 +178,43 @@ def speed_tables(benchmarks: Path) -> list[str]:
         *(f"- {report['name']}: `{report['command']}`, " + ", ".join(f"{k} {v}" for k, v in report["versions"].items())
           for report in reports.values()), "",
     ]
+
+
+def backbone_tables(benchmarks: Path) -> list[str]:
+    """Every candidate for the shipped backbone, one table for each size of the images, as Markdown."""
+    path = benchmarks / "results" / "backbones.json"
+    if not path.is_file():
+        return []
+    report = json.loads(path.read_text(encoding="utf-8"))
+    lines = ["## Candidates for the shipped backbone", "",
+             "Image AUROC of PatchCore on what may be used for choosing; no test image of a real data set is among it.",
+             "One training run each. The time is that of the network for one image, over that of version 1.", ""]
+    for size in sorted({c["image_size"] for c in report["candidates"]}, reverse=True):
+        candidates = [c for c in report["candidates"] if c["image_size"] == size]
+        rows = [[c["name"], *(f"{r['image_auroc']:.3f}" for r in c["results"].values()), f"{c['time_ratio']:.2f}"]
+                for c in candidates]
+        lines += [*table([f"candidate, {size} pixels", *candidates[0]["results"], "time"], rows), ""]
+    return [*lines, f"Measured with `{report['command']}`: {report['protocol']}.", ""]
+
+
+def spd_tables(benchmarks: Path) -> list[str]:
+    """Pre-training with and without SPD, from benchmarks/spd.py, as Markdown."""
+    path = benchmarks / "results" / "spd.json"
+    if not path.is_file():
+        return []
+    report = json.loads(path.read_text(encoding="utf-8"))
+    rows = []
+    for objective, variant in dict.fromkeys((r["objective"], r["variant"]) for r in report["results"]):
+        runs = [r for r in report["results"] if (r["objective"], r["variant"]) == (objective, variant)]
+        drops = [statistics.fmean(r[f"sensitivity_{of}"] for r in runs) for of in ("blend", "pairs")]
+        rows.append([objective, variant.replace("base", "without").replace("spd", "with") or "–", str(len(runs)),
+                     cell(runs, "image_auroc"), *(f"{d:.3f}" for d in drops)])
+    header = ["objective", "SPD", "seeds", "image AUROC on board", "sensitivity, SmoothBlend", "sensitivity, pairs"]
+    return ["## Pre-training with and without SPD", "", *table(header, rows), "",
+            "Mean ± standard deviation over the seeds; in brackets the 95 % interval of the first seed. Sensitivity is",
+            "the cosine drop under a local change over that under a weak global one. Chapter 3 discusses the rows.",
+            "",
+            f"Measured with `{report['command']}`: {report['protocol']}.", ""]
 
 
 README_TABLE = re.compile(r"(<!-- results: .*? -->\n).*?(<!-- end of results -->)", re.S)
