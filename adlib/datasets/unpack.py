@@ -33,7 +33,7 @@ def unpack(archive: Path, folder: Path, limit: int) -> None:
     written = members = 0
     try:
         with tqdm(unit="B", unit_scale=True, desc=f"unpacking {archive.name}") as bar:
-            for name, stream in _members(archive, folder):
+            for name, stream in _members(archive):
                 members += 1
                 if members > MAX_MEMBERS:
                     raise _refused(archive, f"holds more than {MAX_MEMBERS:,} members")
@@ -59,23 +59,22 @@ def unpack(archive: Path, folder: Path, limit: int) -> None:
                            "archive; fetch it again") from error
 
 
-def _members(archive: Path, folder: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
+def _members(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
     """Name and open stream of each file, None for the stream of a folder. Anything else is refused."""
     if tarfile.is_tarfile(archive):
-        yield from _tar_members(archive, folder)
+        yield from _tar_members(archive)
     elif zipfile.is_zipfile(archive):
         yield from _zip_members(archive)
     else:
         raise DatasetError(f"{archive}: is neither a tar nor a zip archive, expected one; fetch it again")
 
 
-def _tar_members(archive: Path, folder: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
+def _tar_members(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
     with tarfile.open(archive) as tar:
         for member in tar:
             if not (member.isreg() or member.isdir()):
                 raise _refused(archive, f"holds {member.name!r}, a link or a device")
             _inside(member.name, archive)
-            tarfile.data_filter(member, str(folder))  # Python's own judgement as a second one
             yield member.name, None if member.isdir() else tar.extractfile(member)
 
 
