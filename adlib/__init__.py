@@ -2,6 +2,7 @@
 
 from adlib.detector import Prediction
 from adlib.patchcore import PatchCore
+from adlib.simplenet import SimpleNet
 
 __version__ = "0.1.0"
-__all__ = ["PatchCore", "Prediction", "__version__"]
+__all__ = ["PatchCore", "Prediction", "SimpleNet", "__version__"]

@@ -51,6 +51,18 @@ def full_size_maps(grids: Tensor, size: tuple[int, int], sigma: float) -> Tensor
     return gaussian_smooth(F.interpolate(grids[:, None], size, mode="bilinear", align_corners=False)[:, 0], sigma)
 
 
+def spread(scores: Tensor, stride: int, grid: tuple[int, int]) -> Tensor:
+    """Patch scores (B, h', w') of every `stride`-th cell to all cells (B, h*, w*), bilinear in between.
+
+    Cell i·stride keeps its score. Enlarging the small grid as it is would shift the map by half a stride.
+    """
+    if stride == 1:
+        return scores
+    size = [(n - 1) * stride + 1 for n in scores.shape[-2:]]
+    x = F.interpolate(scores[:, None], size, mode="bilinear", align_corners=True)
+    return F.pad(x, (0, grid[1] - size[1], 0, grid[0] - size[0]), mode="replicate")[:, 0]
+
+
 class AnomalyMaps(Sequence):
     """Anomaly maps, each (H_i, W_i) float32 at its image's own size, computed when asked for."""
 

@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from adlib.coreset import k_center_greedy, random_projection
-from adlib.detector import Detector, readable_bytes
+from adlib.detector import Detector, readable_bytes, spread
 from adlib.features import SHIPPED, to_rows
 from adlib.neighbors import Bank, k_nearest
 
@@ -150,18 +149,6 @@ class PatchCore(Detector):
         if self._searchable is None or self._searchable[0] != state:
             self._searchable = state, Bank(self.memory_bank)
         return self._searchable[1]
-
-
-def spread(scores: Tensor, stride: int, grid: tuple[int, int]) -> Tensor:
-    """Patch scores (B, h', w') of every `stride`-th cell to all cells (B, h*, w*), bilinear in between.
-
-    Cell i·stride keeps its score. Enlarging the small grid as it is would shift the map by half a stride.
-    """
-    if stride == 1:
-        return scores
-    size = [(n - 1) * stride + 1 for n in scores.shape[-2:]]
-    x = F.interpolate(scores[:, None], size, mode="bilinear", align_corners=True)
-    return F.pad(x, (0, grid[1] - size[1], 0, grid[0] - size[0]), mode="replicate")[:, 0]
 
 
 def reweight(scores: Tensor, distances: Tensor) -> Tensor:

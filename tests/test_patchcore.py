@@ -11,8 +11,7 @@ from scipy import ndimage
 
 from adlib import PatchCore
 from adlib.datasets import Sample, SyntheticFactory
-from adlib.detector import gaussian_smooth, readable_bytes
-from adlib.patchcore import spread
+from adlib.detector import gaussian_smooth, readable_bytes, spread
 
 
 def tiny(**options):

@@ -1,0 +1,378 @@
+"""SimpleNet: a small classifier of patch features, taught by features of good parts and the same with noise added.
+
+Source: Liu, Zhou, Xu, Wang, SimpleNet: A Simple Network for Image Anomaly Detection and Localization, CVPR 2023.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from adlib.detector import Detector, readable_bytes, spread
+from adlib.features import SHIPPED, fingerprint, to_rows
+from adlib.training import Training
+
+SLOPE = 0.2  # of the leaky ReLU, below zero
+# Chosen on the factory alone: benchmarks/simplenet.py, chapter 4.
+NOISE = 0.2  # ρ of equation (4.4)
+RATES = (5e-4, 1e-3)  # learning rates of the adaptor and of the discriminator
+ADAPTORS = ("none", "linear", "mlp")
+DECAYS = ("cosine", "none")
+CHUNK = 65_536  # rows in float64 at a time
+
+# The settings of the paper's Section 4.3, for a WideResNet-50 at 288 pixels.
+PAPER = {"hidden": 1024, "noise": 0.015, "epochs": 160, "images_per_step": 4, "learning_rates": (1e-4, 2e-4),
+         "decay": "none", "image_size": 288}  # fmt: skip
+
+# ---------------------------------------------------------------------- the parts
+
+
+def truncated_l1(normal: Tensor, noisy: Tensor, *, th_plus: float = 0.5, th_minus: float = -0.5) -> Tensor:
+    """mean max(0, th⁺ − D(q)) + mean max(0, −th⁻ + D(q⁻)), a scalar. Equation (4.6); its slopes are (4.7).
+
+    normal: D(q) (N,), which should rise to th⁺. noisy: D(q⁻) (M,), which should fall to th⁻. At least 0; and any
+    constant between the thresholds gives th⁺ − th⁻.
+    Source: Liu et al. 2023, Equation 5. The sign of th⁻ is often printed wrong: with +0.5, the constant 0.5 costs
+    nothing.
+    """
+    return F.relu(th_plus - normal).mean() + F.relu(noisy - th_minus).mean()
+
+
+def noise_level(features: Tensor, ratio: float = NOISE) -> float:
+    """σ = ρ·s, s² the variance of the features over all patches, averaged over the channels. Equation (4.4).
+
+    features: (…, C), the patch features of normal images. ratio: ρ.
+    Raises ValueError where they do not vary at all, for then nothing says what a small change is.
+    Source: the rule is ours. The paper's σ = 0.015 belongs to its backbone, its pooling and its weights.
+    """
+    rows = features.reshape(-1, features.shape[-1])
+    mean = sum(part.sum(0, dtype=torch.float64) for part in rows.split(CHUNK)) / len(rows)  # (C,)
+    variance = sum(float((part.double() - mean).square().sum()) for part in rows.split(CHUNK)) / rows.numel()
+    if not variance > 1e-12 * float(mean.square().mean()):  # below, it is rounding
+        raise ValueError("the patch features of the training images are all alike, so the rule for the noise has no "
+                         "scale; expected images that differ. Look at them, or give noise= as a number")
+    return ratio * variance**0.5
+
+
+
+class Head(nn.Module):
+    """Adaptor and discriminator: patch features o (N, C) to D(q) (N,). Equations (4.1) and (4.3).
+
+    adaptor: "linear" is one fully connected layer G (the paper's), "none" is q = o, "mlp" two layers.
+    hidden: width of the discriminator, by default two thirds of C, as 1,024 for the paper's 1,536.
+    adaptor_bias: the official code has one, the paper has none. seed: draws the weights (Xavier, normal).
+
+    The first layer has no bias: batch normalisation would take it out again.
+    """
+
+    def __init__(
+        self, channels: int, *, adaptor: str = "linear", hidden: int | None = None, adaptor_bias: bool = False,
+        seed: int = 0,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if adaptor not in ADAPTORS:
+            raise ValueError(f"adaptor = {adaptor!r}: expected one of {', '.join(ADAPTORS)}")
+        hidden = max(1, round(2 * channels / 3)) if hidden is None else hidden
+
+        def layer() -> nn.Linear:
+            return nn.Linear(channels, channels, bias=adaptor_bias)
+
+        with torch.random.fork_rng(devices=[]):  # torch draws weights, which are replaced below
+            self.adaptor = {"none": nn.Sequential, "linear": layer,
+                            "mlp": lambda: nn.Sequential(layer(), nn.LeakyReLU(SLOPE), layer())}[adaptor]()
+            self.first = nn.Linear(channels, hidden, bias=False)  # W₁
+            self.norm = nn.BatchNorm1d(hidden)
+            self.last = nn.Linear(hidden, 1, bias=False)  # w₂
+        generator = torch.Generator().manual_seed(seed)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                deviation = (2 / (module.in_features + module.out_features)) ** 0.5
+                module.weight.data = torch.randn(module.weight.shape, generator=generator) * deviation
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features o (N, C) to D(q) (N,), which is high for normal ones."""
+        return self._above(self.first(self.adaptor(features)))
+
+    def both(self, features: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """D(q) and D(q + ε), each (N,), batch-normalised together. Equations (4.2) and (4.5).
+
+        features: o (N, C). noise: ε (N, C). The first layer is linear, so W₁(q + ε) = W₁q + W₁ε: the product W₁q,
+        and the way back through it, are computed once for both.
+        """
+        clean = self.first(self.adaptor(features))  # (N, H)
+        normal, noisy = self._above(torch.cat([clean, clean + self.first(noise)])).chunk(2)
+        return normal, noisy
+
+    def _above(self, hidden: Tensor) -> Tensor:
+        return self.last(F.leaky_relu(self.norm(hidden), SLOPE))[:, 0]
+
+
+# ---------------------------------------------------------------------- training
+
+
+def train_head(
+    features: Tensor,
+    *,
+    epochs: int = 20,
+    noise: float | None = None,
+    adaptor: str = "linear",
+    adaptor_bias: bool = False,
+    hidden: int | None = None,
+    images_per_step: int = 4,
+    loss: Callable[[Tensor, Tensor], Tensor] = truncated_l1,
+    learning_rates: tuple[float, float] = RATES,
+    decay: str = "cosine",
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    checkpoint: str | Path | None = None,
+    about: Mapping[str, Any] | None = None,
+    history: dict[str, list[float]] | None = None,
+    after_epoch: Callable[[int, Head], None] | None = None,
+) -> Head:
+    """Teach a new `Head` to tell patch features of normal images from the same features with noise added.
+
+    features: (n, P, C) of n normal images with P patches each. noise: σ; None takes `noise_level(features)`.
+    images_per_step: whole images, in an order that is drawn anew for each epoch; the paper has 4, the official code 8.
+    loss: from D(q) (N,) and D(q⁻) (N,) to a scalar. learning_rates: of the adaptor and of the discriminator, for Adam
+    with weight decay 1e-5. decay: "cosine" lets both fall to 0 over the run; "none", as in the paper, keeps them.
+    checkpoint, about: see `adlib.training.Training`. history: a dictionary that gets "loss", "normal" and "noisy", the
+    means of D(q) and D(q⁻), one a step. after_epoch: is shown the number of the epoch, from 1, and the head; it is for
+    watching. The result is the head after the last epoch, whatever was seen.
+
+    Returns the head, in evaluation mode. Raises ValueError for features of another shape, or options out of range.
+    Source: Liu et al. 2023, Section 3.5 and Algorithm 1.
+    """
+    if features.ndim != 3 or not features.numel():
+        raise ValueError(f"features {tuple(features.shape)}: expected (images, patches, channels), none of them 0")
+    check_options(epochs=epochs, images_per_step=images_per_step, learning_rates=learning_rates, decay=decay,
+                  adaptor=adaptor, hidden=hidden)
+    sigma = noise_level(features) if noise is None else float(noise)
+    if not 0 < sigma < math.inf:
+        raise ValueError(f"noise = {noise}: expected a positive number, the deviation σ of the noise")
+    count, _, channels = features.shape
+    head = Head(channels, adaptor=adaptor, hidden=hidden, adaptor_bias=adaptor_bias, seed=seed).to(device).train()
+    optimizer = torch.optim.Adam(_groups(head, learning_rates), weight_decay=1e-5)
+    generator = torch.Generator(device).manual_seed(seed)  # of the noise
+    per_epoch = -(-count // images_per_step)
+    steps = epochs * per_epoch
+    settings = {"method": "SimpleNet", "features": list(features.shape), "noise": f"{sigma:.4g}", "adaptor": adaptor,
+                "adaptor_bias": adaptor_bias, "hidden": head.first.out_features, "images_per_step": images_per_step,
+                "loss": getattr(loss, "__name__", type(loss).__name__), "decay": decay, "seed": seed,
+                **(about or {})}  # fmt: skip
+    run = Training(steps, {"head": head}, optimizer, generators={"noise": generator}, checkpoint=checkpoint,
+                   schedule=(lambda step: 0.5 * (1 + math.cos(math.pi * step / steps))) if decay == "cosine" else None,
+                   about=settings, name="SimpleNet")  # fmt: skip
+    for step in run:
+        epoch, place = divmod(step, per_epoch)
+        chosen = _order(count, seed, epoch)[place * images_per_step : (place + 1) * images_per_step]
+        rows = features[chosen].to(device).flatten(0, 1)  # (N, C)
+        epsilon = torch.randn(rows.shape, generator=generator, device=device).mul_(sigma)  # (4.2)
+        with torch.enable_grad():
+            normal, noisy = head.both(rows, epsilon)
+            run.update(loss(normal, noisy), normal=normal.mean(), noisy=noisy.mean())
+        if after_epoch is not None and place == per_epoch - 1:
+            after_epoch(epoch + 1, head.eval())
+            head.train()
+    if history is not None:
+        history.update(run.history)
+    return head.eval()
+
+
+def check_options(
+    *, epochs: int, images_per_step: int, learning_rates: tuple[float, float], decay: str, adaptor: str,
+    hidden: int | None, **_: Any,
+) -> None:  # fmt: skip
+    """Raise ValueError for options that `train_head` could not follow, before any work is done."""
+    if epochs < 1 or images_per_step < 1:
+        raise ValueError(f"epochs = {epochs}, images_per_step = {images_per_step}: expected at least 1 of each")
+    if len(learning_rates) != 2 or not all(0 < rate < math.inf for rate in learning_rates):
+        raise ValueError(f"learning_rates = {learning_rates}: expected two positive numbers, such as {RATES}, for the "
+                         "adaptor and the discriminator")
+    if decay not in DECAYS or adaptor not in ADAPTORS:
+        raise ValueError(f"decay = {decay!r}, adaptor = {adaptor!r}: expected one of {', '.join(DECAYS)}, and one of "
+                         f"{', '.join(ADAPTORS)}")
+    if hidden is not None and hidden < 1:
+        raise ValueError(f"hidden = {hidden}: expected at least 1, or None for two thirds of the channels")
+
+
+def _groups(head: Head, rates: tuple[float, float]) -> list[dict[str, Any]]:
+    """The parameters of the adaptor, where it has some, and of the discriminator, with their learning rates."""
+    adaptor = list(head.adaptor.parameters())
+    rest = [p for name, p in head.named_parameters() if not name.startswith("adaptor.")]
+    return ([{"params": adaptor, "lr": rates[0]}] if adaptor else []) + [{"params": rest, "lr": rates[1]}]
+
+
+def _order(count: int, seed: int, epoch: int) -> Tensor:
+    """The order of the images in one epoch, a function of seed and epoch, so that a run can go on anywhere."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(1_000_003 * seed + epoch))
+
+
+def fold(head: Head) -> tuple[Tensor, Tensor, Tensor]:
+    """Adaptor, first layer and batch normalisation as one layer, for evaluation. Equation (4.10).
+
+    Returns W (H, C), b (H,) and w₂ (H,), so that D(q) = w₂·LeakyReLU(W o + b). Raises ValueError for an adaptor
+    that is not linear.
+    """
+    if not isinstance(head.adaptor, nn.Linear) and len(head.adaptor):
+        raise ValueError("the adaptor has a non-linear layer: expected 'linear' or 'none', which can be folded")
+    norm = head.norm
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()  # (H,)
+    weight, shift = head.first.weight, -norm.running_mean
+    if isinstance(head.adaptor, nn.Linear):
+        if head.adaptor.bias is not None:
+            shift = shift + weight @ head.adaptor.bias
+        weight = weight @ head.adaptor.weight
+    return (scale[:, None] * weight).detach(), (scale * shift + norm.bias).detach(), head.last.weight[0].detach()
+
+
+def score_patches(features: Tensor, weight: Tensor, bias: Tensor, last: Tensor) -> Tensor:
+    """s = −D(q) of patch features o (N, C), by the folded layers of `fold`: (N,). Equation (4.9)."""
+    return -(F.leaky_relu(F.linear(features, weight, bias), SLOPE) @ last)
+
+
+# ---------------------------------------------------------------------- the detector
+
+
+class SimpleNet(Detector):
+    """Detects what a small classifier takes for noise. `fit`, `predict`, `save` and `load` as in `Detector`.
+
+    backbone, levels, neighbourhood, stride: the patch features, as for PatchCore, equations (2.1) to (2.3).
+    adaptor: "linear" or "none"; hidden, adaptor_bias: see `Head`.
+    noise: σ of the noise; None takes the rule of `noise_level`. noise_ratio: ρ of that rule.
+    epochs, images_per_step, learning_rates, decay: see `train_head`.
+    max_memory: bytes that the training features may take; more go to a temporary file in `features_folder`
+    (by default the system's), which is deleted at the end. They are computed once.
+    checkpoint: a file that the training writes to and goes on from, see `adlib.training.Training`.
+    Other arguments as in `Detector`. `history` holds the losses after `fit`. `PAPER` has the paper's settings.
+
+    Source: Liu et al. 2023. Cosine decay, wider noise and fewer epochs are ours; chapter 4 says why.
+    """
+
+    def __init__(
+        self,
+        backbone: str | nn.Module = SHIPPED,
+        *,
+        levels: Sequence[str] = ("layer2", "layer3"),
+        neighbourhood: int = 3,
+        stride: int = 1,
+        adaptor: str = "linear",
+        adaptor_bias: bool = False,
+        hidden: int | None = None,
+        noise: float | None = None,
+        noise_ratio: float = NOISE,
+        epochs: int = 20,
+        images_per_step: int = 4,
+        learning_rates: tuple[float, float] = RATES,
+        decay: str = "cosine",
+        image_size: int | tuple[int, int] = 224,
+        smoothing: float = 4.0,
+        max_memory: float = 8e9,
+        features_folder: str | Path | None = None,
+        checkpoint: str | Path | None = None,
+        batch_size: int = 16,
+        device: str = "auto",
+        seed: int = 0,
+        pretrained: bool = True,
+    ) -> None:
+        super().__init__(
+            backbone, levels=levels, neighbourhood=neighbourhood, stride=stride, image_size=image_size,
+            smoothing=smoothing, batch_size=batch_size, device=device, seed=seed, pretrained=pretrained,
+        )  # fmt: skip
+        if adaptor == "mlp":
+            raise ValueError("adaptor = 'mlp': expected 'linear' or 'none', which fold into the discriminator; the "
+                             "chapter tries two layers with train_head, and they are no better")
+        if noise is not None and not 0 < noise < math.inf or not 0 < noise_ratio < math.inf:
+            raise ValueError(f"noise = {noise}, noise_ratio = {noise_ratio}: expected positive numbers, or noise=None")
+        self.training_options = {
+            "adaptor": adaptor, "adaptor_bias": adaptor_bias, "hidden": hidden, "epochs": epochs,
+            "images_per_step": images_per_step, "learning_rates": tuple(learning_rates), "decay": decay,
+        }  # fmt: skip
+        check_options(**self.training_options)
+        self.noise, self.noise_ratio, self.max_memory = noise, noise_ratio, max_memory
+        self.features_folder, self.checkpoint = features_folder, checkpoint
+        self.history: dict[str, list[float]] = {}
+        self.register_buffer("weight", torch.empty(0, 0))  # W (H, C), b (H,), w₂ (H,) of equation (4.10)
+        self.register_buffer("bias", torch.empty(0))
+        self.register_buffer("last", torch.empty(0))
+
+    @property
+    def fitted(self) -> bool:
+        return len(self.weight) > 0
+
+    def config(self) -> dict[str, Any]:
+        return super().config() | self.training_options | {
+            "noise": self.noise, "noise_ratio": self.noise_ratio, "max_memory": self.max_memory,
+        }  # fmt: skip
+
+    # ------------------------------------------------------------------ training
+
+    def memory_needed(self, images: int) -> int:
+        """Bytes of the training features of so many images, in memory or on disk."""
+        features = self.features.to(self.device)
+        with torch.no_grad():
+            return images * features(torch.zeros(1, 3, *self.image_size, device=self.device)).numel() * 4
+
+    def _plan(self, count: int) -> str:
+        needed = self.memory_needed(count)
+        if needed <= self.max_memory:
+            return f"features, {readable_bytes(needed)} in memory"
+        folder = self.features_folder or tempfile.gettempdir()
+        free = shutil.disk_usage(folder).free
+        if needed > free:
+            raise ValueError(f"the features of {count} images need {readable_bytes(needed)}, max_memory is "
+                             f"{readable_bytes(self.max_memory)}, and {folder} has {readable_bytes(free)} free. Give "
+                             "another features_folder, raise max_memory, or use fewer images or a larger stride")
+        return f"features, {readable_bytes(needed)} on disk in {folder}"
+
+    def _fit(self, batches: Iterator[Tensor], count: int) -> None:
+        images = hashlib.sha256()  # so that a checkpoint of other images is refused
+        with tempfile.TemporaryDirectory(prefix="adlib-", dir=self.features_folder) as folder:
+            kept, filled = torch.empty(0), 0
+            for batch in batches:
+                images.update(batch.cpu().numpy().tobytes())
+                features = self.features(batch).flatten(2).transpose(1, 2)  # (B, P, C)
+                if not bool(torch.isfinite(features).all()):
+                    raise ValueError("the backbone gave features that are not finite: check its weights and the images")
+                if not filled:
+                    kept = self._room((count, *features.shape[1:]), Path(folder))
+                kept[filled : filled + len(features)] = features.cpu()
+                filled += len(features)
+            if not filled:
+                raise ValueError(f"none of the {count} training images could be read: "
+                                 f"{list(self.failures.values())[:3]}")
+            about = {"images": images.hexdigest(), "backbone": fingerprint(self.features.backbone)}
+            self.history = {}
+            noise = noise_level(kept[:filled], self.noise_ratio) if self.noise is None else self.noise
+            head = train_head(kept[:filled], noise=noise, seed=self.seed, device=self.device, about=about,
+                              checkpoint=self.checkpoint, history=self.history, **self.training_options)
+            del kept  # before its file goes
+        self.weight, self.bias, self.last = fold(head)
+
+    def _room(self, shape: tuple[int, int, int], folder: Path) -> Tensor:
+        """An empty float32 tensor in memory or, where that would be too much, in a file in `folder`."""
+        if 4 * math.prod(shape) <= self.max_memory:
+            return torch.empty(shape)
+        return torch.from_file(str(folder / "features"), shared=True, size=math.prod(shape)).view(shape)
+
+    # ------------------------------------------------------------------ scoring
+
+    def patch_scores(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Image scores (B,), the largest patch score of each, and patch scores (B, h*, w*), equation (4.9)."""
+        self._must_be_fitted()
+        cells = self.features.all_cells(batch)  # (B, C, h*, w*)
+        stride, grid = self.features.stride, tuple(cells.shape[-2:])
+        features = cells[:, :, ::stride, ::stride]  # (B, C, h', w')
+        b, _, h, w = features.shape
+        scores = score_patches(to_rows(features), self.weight, self.bias, self.last).view(b, h, w)
+        return scores.amax((1, 2)), spread(scores, stride, grid)
