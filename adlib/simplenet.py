@@ -5,6 +5,7 @@ Source: Liu, Zhou, Xu, Wang, SimpleNet: A Simple Network for Image Anomaly Detec
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import shutil
@@ -22,14 +23,14 @@ from adlib.features import SHIPPED, fingerprint, to_rows
 from adlib.training import Training
 
 SLOPE = 0.2  # of the leaky ReLU, below zero
-# Chosen on the factory alone: benchmarks/simplenet.py, chapter 4.
-NOISE = 0.2  # ρ of equation (4.4)
+NOISE = 0.2  # ρ of equation (4.3), chosen on the factory alone: benchmarks/simplenet.py --choices, chapter 4
 RATES = (5e-4, 1e-3)  # learning rates of the adaptor and of the discriminator
 ADAPTORS = ("none", "linear", "mlp")
 DECAYS = ("cosine", "none")
-CHUNK = 65_536  # rows in float64 at a time
+CHUNK = 4_096  # rows in float64 at a time
 
-# The settings of the paper's Section 4.3, for a WideResNet-50 at 288 pixels.
+# The paper's settings, for a WideResNet-50; width and image size are the official code's. Its features
+# are pooled otherwise than ours; noise=None takes the rule (4.3) instead of its 0.015.
 PAPER = {"hidden": 1024, "noise": 0.015, "epochs": 160, "images_per_step": 4, "learning_rates": (1e-4, 2e-4),
          "decay": "none", "image_size": 288}  # fmt: skip
 
@@ -37,35 +38,36 @@ PAPER = {"hidden": 1024, "noise": 0.015, "epochs": 160, "images_per_step": 4, "l
 
 
 def truncated_l1(normal: Tensor, noisy: Tensor, *, th_plus: float = 0.5, th_minus: float = -0.5) -> Tensor:
-    """mean max(0, th⁺ − D(q)) + mean max(0, −th⁻ + D(q⁻)), a scalar. Equation (4.6); its slopes are (4.7).
+    """mean max(0, th⁺ − D(q)) + mean max(0, −th⁻ + D(q⁻)), a scalar. Equation (4.6); its slopes are (4.7), its
+    least value over all functions D is the overlap (4.8).
 
     normal: D(q) (N,), which should rise to th⁺. noisy: D(q⁻) (M,), which should fall to th⁻. At least 0; and any
     constant between the thresholds gives th⁺ − th⁻.
-    Source: Liu et al. 2023, Equation 5. The sign of th⁻ is often printed wrong: with +0.5, the constant 0.5 costs
-    nothing.
+    Source: Liu et al. 2023, Section 3.5. With th⁻ = +0.5, as one can find it in print, the constant 0.5 costs nothing.
     """
     return F.relu(th_plus - normal).mean() + F.relu(noisy - th_minus).mean()
 
 
 def noise_level(features: Tensor, ratio: float = NOISE) -> float:
-    """σ = ρ·s, s² the variance of the features over all patches, averaged over the channels. Equation (4.4).
+    """σ = ρ·τ, τ² the variance of the features over all patches, averaged over the channels. Equation (4.3).
 
     features: (…, C), the patch features of normal images. ratio: ρ.
-    Raises ValueError where they do not vary at all, for then nothing says what a small change is.
+    Raises ValueError where they are not finite, or do not vary: then nothing says what a small change is.
     Source: the rule is ours. The paper's σ = 0.015 belongs to its backbone, its pooling and its weights.
     """
     rows = features.reshape(-1, features.shape[-1])
     mean = sum(part.sum(0, dtype=torch.float64) for part in rows.split(CHUNK)) / len(rows)  # (C,)
     variance = sum(float((part.double() - mean).square().sum()) for part in rows.split(CHUNK)) / rows.numel()
+    if not math.isfinite(variance):
+        raise ValueError("some patch features are NaN or infinite: check the backbone's weights and the images")
     if not variance > 1e-12 * float(mean.square().mean()):  # below, it is rounding
         raise ValueError("the patch features of the training images are all alike, so the rule for the noise has no "
                          "scale; expected images that differ. Look at them, or give noise= as a number")
     return ratio * variance**0.5
 
 
-
 class Head(nn.Module):
-    """Adaptor and discriminator: patch features o (N, C) to D(q) (N,). Equations (4.1) and (4.3).
+    """Adaptor and discriminator: patch features o (N, C) to D(q) (N,). Equations (4.1) and (4.4).
 
     adaptor: "linear" is one fully connected layer G (the paper's), "none" is q = o, "mlp" two layers.
     hidden: width of the discriminator, by default two thirds of C, as 1,024 for the paper's 1,536.
@@ -140,7 +142,7 @@ def train_head(
     history: dict[str, list[float]] | None = None,
     after_epoch: Callable[[int, Head], None] | None = None,
 ) -> Head:
-    """Teach a new `Head` to tell patch features of normal images from the same features with noise added.
+    """Teach a new `Head` to tell patch features of normal images from the same features with noise added, (4.2).
 
     features: (n, P, C) of n normal images with P patches each. noise: σ; None takes `noise_level(features)`.
     images_per_step: whole images, in an order that is drawn anew for each epoch; the paper has 4, the official code 8.
@@ -151,7 +153,7 @@ def train_head(
     watching. The result is the head after the last epoch, whatever was seen.
 
     Returns the head, in evaluation mode. Raises ValueError for features of another shape, or options out of range.
-    Source: Liu et al. 2023, Section 3.5 and Algorithm 1.
+    Source: Liu et al. 2023, Section 3.5.
     """
     if features.ndim != 3 or not features.numel():
         raise ValueError(f"features {tuple(features.shape)}: expected (images, patches, channels), none of them 0")
@@ -290,8 +292,8 @@ class SimpleNet(Detector):
             smoothing=smoothing, batch_size=batch_size, device=device, seed=seed, pretrained=pretrained,
         )  # fmt: skip
         if adaptor == "mlp":
-            raise ValueError("adaptor = 'mlp': expected 'linear' or 'none', which fold into the discriminator; the "
-                             "chapter tries two layers with train_head, and they are no better")
+            raise ValueError("adaptor = 'mlp': expected 'linear' or 'none', which fold into the discriminator; "
+                             "for two layers, use train_head")
         if noise is not None and not 0 < noise < math.inf or not 0 < noise_ratio < math.inf:
             raise ValueError(f"noise = {noise}, noise_ratio = {noise_ratio}: expected positive numbers, or noise=None")
         self.training_options = {
@@ -351,7 +353,9 @@ class SimpleNet(Detector):
             if not filled:
                 raise ValueError(f"none of the {count} training images could be read: "
                                  f"{list(self.failures.values())[:3]}")
-            about = {"images": images.hexdigest(), "backbone": fingerprint(self.features.backbone)}
+            about = {"images": images.hexdigest(), "backbone": fingerprint(self.features.backbone),
+                     "levels": list(self.features.levels), "neighbourhood": self.features.neighbourhood,
+                     "stride": self.features.stride}  # fmt: skip
             self.history = {}
             noise = noise_level(kept[:filled], self.noise_ratio) if self.noise is None else self.noise
             head = train_head(kept[:filled], noise=noise, seed=self.seed, device=self.device, about=about,
@@ -363,7 +367,10 @@ class SimpleNet(Detector):
         """An empty float32 tensor in memory or, where that would be too much, in a file in `folder`."""
         if 4 * math.prod(shape) <= self.max_memory:
             return torch.empty(shape)
-        return torch.from_file(str(folder / "features"), shared=True, size=math.prod(shape)).view(shape)
+        kept = torch.from_file(str(folder / "features"), shared=True, size=math.prod(shape)).view(shape)
+        with contextlib.suppress(OSError):  # without a name, the file goes with the process, even a killed one
+            (folder / "features").unlink()
+        return kept
 
     # ------------------------------------------------------------------ scoring
 

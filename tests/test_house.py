@@ -425,6 +425,23 @@ def test_the_results_page_shows_the_speed() -> None:
     assert all(e["ratio"] >= 4 and e["difference"] < 1e-9 for e in found["metrics"] if e["images"] == 500)
 
 
+def test_the_results_page_shows_simplenet() -> None:
+    text = results_page.page(ROOT / "benchmarks")
+    report = json.loads((ROOT / "benchmarks" / "results" / "simplenet.json").read_text(encoding="utf-8"))
+    rows: dict[tuple[str, str], list[float]] = {}
+    for run in report["results"]:
+        rows.setdefault((run["data"], run["options"]["decay"]), []).append(run["image_auroc"]["value"])
+        assert run["best_on_test"] == pytest.approx(max(run["after_each_epoch"]))
+        assert run["image_auroc"]["value"] == pytest.approx(run["after_each_epoch"][-1], abs=1e-5)  # not the best one
+    assert {name for name, decay in rows if decay == "cosine"} == {*PRODUCTS, "bottle", "magnetic_tile"}
+    for (name, _), values in rows.items():
+        assert len(values) == (3 if name == "magnetic_tile" else 5), name
+        assert f"{statistics.fmean(values):.4f} ± {statistics.stdev(values):.4f}" in text, name
+    speed = json.loads((ROOT / "benchmarks/results/speed_simplenet.json").read_text())["results"]
+    ratio = {entry["what"]: entry["ratio"] for entry in speed}
+    assert ratio["training"] >= 1 and ratio["scoring"] >= 2  # what the book says of the speed
+
+
 def test_the_readme_shows_the_measured_results() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(results_page.README_TABLE.findall(readme)) == 1

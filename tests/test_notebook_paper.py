@@ -17,5 +17,7 @@ def test_paper_profile(path, tmp_path):
              "BACKBONE": "resnet18", "PRETRAINED": False}
     if path.stem == "03_spd":
         given["STEPS"] = 2
+    if path.stem == "04_simplenet":
+        given["EPOCHS"] = 1
     papermill.execute_notebook(str(path), str(tmp_path / path.name), parameters=given, cwd=str(path.parent),
                                kernel_name="python3", progress_bar=False)

@@ -19,6 +19,7 @@ from PIL import Image
 import draw_diagrams
 import draw_diagrams_01
 import draw_diagrams_03
+import draw_diagrams_04
 from adlib import plots
 
 DIAGRAMS = Path(__file__).parents[1] / "book" / "_static"
@@ -240,13 +241,15 @@ def test_colours_differ_in_luminance_where_they_meet() -> None:
     assert len({style for _, style in plots.LINES}) == len(plots.LINES)
 
 
-ALL_DIAGRAMS = draw_diagrams.DIAGRAMS | draw_diagrams_01.DIAGRAMS | draw_diagrams_03.DIAGRAMS
+ALL_DIAGRAMS = {}
+for drawn in (draw_diagrams, draw_diagrams_01, draw_diagrams_03, draw_diagrams_04):
+    ALL_DIAGRAMS |= drawn.DIAGRAMS
 
 
 @pytest.mark.parametrize("name", sorted(ALL_DIAGRAMS))
 def test_the_committed_diagrams_are_what_the_script_draws(name: str) -> None:
     committed = (DIAGRAMS / name).read_bytes()
-    assert ALL_DIAGRAMS[name]().encode() == committed, "run: python scripts/draw_diagrams.py (or _01.py, _03.py)"
+    assert ALL_DIAGRAMS[name]().encode() == committed, "run: python scripts/draw_diagrams.py, and those of the chapters"
 
 
 @pytest.mark.parametrize("name", sorted(ALL_DIAGRAMS))

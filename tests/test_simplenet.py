@@ -196,7 +196,8 @@ def test_a_checkpoint_of_other_images_or_settings_is_refused(factory, tmp_path):
     tiny(checkpoint=path).fit(factory.train)
     tiny(checkpoint=path).fit(factory.train)
     train, others = factory.train, factory.validation
-    for options, images in (({}, others), ({"noise_ratio": 0.5}, train), ({"seed": 1}, train), ({"epochs": 3}, train)):
+    for options, images in (({}, others), ({"noise_ratio": 0.5}, train), ({"seed": 1}, train), ({"epochs": 3}, train),
+                            ({"neighbourhood": 1}, train)):
         with pytest.raises(ValueError, match="other settings"):
             tiny(checkpoint=path, **options).fit(images)
 
@@ -311,7 +312,9 @@ def test_features_of_another_shape_are_refused():
             train_head(torch.zeros(shape))
     with pytest.raises(ValueError, match="all alike"):
         noise_level(torch.ones(2, 3, 4))
-    with pytest.raises(ValueError, match="not linear|non-linear"):
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        train_head(torch.full((2, 3, 4), torch.nan))
+    with pytest.raises(ValueError, match="non-linear"):
         fold(Head(6, adaptor="mlp"))
 
 

@@ -40,7 +40,7 @@ def discriminator(head, q, mean, variance):
 
 
 @equation("4.1", function="adlib.simplenet.Head")
-@equation("4.3", function="adlib.simplenet.Head")
+@equation("4.4", function="adlib.simplenet.Head")
 @pytest.mark.parametrize("adaptor", ["linear", "none"])
 def test_head(adaptor):
     head, o = head_of(5, 4, adaptor=adaptor).eval(), vectors(1, 7, 5)
@@ -84,7 +84,7 @@ def test_the_noise_is_normal_with_deviation_sigma():
     assert (noise.T.cov() / 0.37**2 - torch.eye(8)).abs().max() < 5 * math.sqrt(2 / 1000)
 
 
-@equation("4.4", function="adlib.simplenet.noise_level")
+@equation("4.3", function="adlib.simplenet.noise_level")
 def test_noise_level():
     features = vectors(3, 3, 7, 4) * torch.tensor([1.0, 2.0, 0.1, 5.0]) + 100
     total = 0.0
