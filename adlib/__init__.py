@@ -1,8 +1,9 @@
 """adlib: find the defect when you only have pictures of good parts."""
 
 from adlib.detector import Prediction
+from adlib.efficientad import EfficientAD
 from adlib.patchcore import PatchCore
 from adlib.simplenet import SimpleNet
 
 __version__ = "0.1.0"
-__all__ = ["PatchCore", "Prediction", "SimpleNet", "__version__"]
+__all__ = ["EfficientAD", "PatchCore", "Prediction", "SimpleNet", "__version__"]

@@ -82,6 +82,21 @@ def change_colour(images: Tensor, amount: float, generator: torch.Generator, *, 
     return (images * factor()).clamp(0, 1)
 
 
+def change_one(images: Tensor, generator: torch.Generator, amount: float = 0.2) -> Tensor:
+    """The copy x′: brightness, contrast or saturation of each image times λ in [1 − amount, 1 + amount].
+
+    images: (B, 3, H, W) in [0, 1], the same out. Each of the three moves the image away from, or towards, another one:
+    black, its mean grey, or itself without colour.
+    """
+    luminance = (images * images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    kind = torch.randint(3, (len(images),), generator=generator, device=generator.device).to(images.device)
+    kind = kind.view(-1, 1, 1, 1)
+    middle = luminance.mean((2, 3), keepdim=True)
+    base = torch.where(kind == 0, torch.zeros_like(luminance), torch.where(kind == 1, middle, luminance))
+    factor = uniform(generator, len(images), 1 - amount, 1 + amount, images).view(-1, 1, 1, 1)
+    return (base + factor * (images - base)).clamp(0, 1)
+
+
 def gaussian_blur(images: Tensor, sigma: Tensor, *, outside: str = "replicate") -> Tensor:
     """Each image (B, C, H, W) filtered with a Gaussian of its own σ (B,) in pixels; σ = 0 leaves it as it is.
 

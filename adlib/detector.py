@@ -165,6 +165,9 @@ class Detector(nn.Module, ABC):
     def _fit(self, batches: Iterator[Tensor], count: int) -> None:
         """Learn from `count` normal images that arrive as batches (B, 3, h, w)."""
 
+    def _calibrate(self, batches: Iterator[Tensor]) -> None:
+        """Learn from the held-out normal images, in batches (B, 3, h, w), what `_fit` could not; as a rule nothing."""
+
     @abstractmethod
     def patch_scores(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Batch (B, 3, h, w) in [0, 1] to image scores (B,) and a grid of patch scores (B, h', w')."""
@@ -204,6 +207,8 @@ class Detector(nn.Module, ABC):
             self._fit((batch for batch, _, _ in self._read(samples, self.failures, plan)), len(samples))
         self.normal_scores = self.normal_peaks = torch.empty(0)
         if held_out:
+            with torch.no_grad():
+                self._calibrate(batch for batch, _, _ in self._read(held_out, {}, "held-out images"))
             prediction = self.predict(held_out)
             if not prediction.samples:
                 raise ValueError(f"no validation image could be read: {list(prediction.failures.values())[:3]}")

@@ -18,10 +18,12 @@ from safetensors.torch import load_file
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from adlib.pdn import PDN, Teacher
 from adlib.resnet import ResNet18
 
 SHIPPED = "adlib_resnet18"  # the small backbone that the package carries: no download
 WEIGHTS = "adlib_resnet18_v2.safetensors"
+TEACHERS = {"adlib_pdn_s": "adlib_pdn_s_v1.safetensors", "adlib_pdn_s_quarter": "adlib_pdn_s_quarter_v1.safetensors"}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's images, per channel
 
 
@@ -36,7 +38,8 @@ def load_backbone(
     """A frozen copy of a backbone, in evaluation mode, that returns {level: (B, C, h, w)}.
 
     backbone: "adlib_resnet18" (shipped, no download); a torchvision name such as "wide_resnet50_2"
-    (its IMAGENET1K_V1 weights, downloaded on first use, hash checked); or a module of your own,
+    (its IMAGENET1K_V1 weights, downloaded on first use, hash checked); "adlib_pdn_s" or "adlib_pdn_s_quarter" (shipped
+    teachers of EfficientAD, with the level "pdn"); or a module of your own,
     whose forward returns such a dictionary or has submodules named as `levels`.
     pretrained=False gives random weights drawn from `seed`: for tests and as a baseline.
     image_size: (h, w) of the blank image that is passed through once, to see that it works.
@@ -46,6 +49,8 @@ def load_backbone(
         module = _at_levels(copy.deepcopy(backbone), levels, "the given module", image_size)
     elif backbone == SHIPPED:
         module = _shipped(pretrained, seed)
+    elif backbone in TEACHERS:
+        module = Teacher(_shipped_teacher(backbone, pretrained, seed))
     else:
         module = _at_levels(_torchvision(backbone, pretrained, seed), levels, backbone, image_size)
     module = module.eval().requires_grad_(False)
@@ -67,11 +72,18 @@ def _shipped(pretrained: bool, seed: int) -> nn.Module:
             return ResNet18()
     with resources.as_file(resources.files("adlib") / "weights" / WEIGHTS) as path:
         state = load_file(path)
-    module = ResNet18(width=len(state["bn1.weight"]))
+    with torch.random.fork_rng(devices=[]):  # the weights that are drawn here are replaced below
+        module = ResNet18(width=len(state["bn1.weight"]))
     missing, unexpected = module.load_state_dict({k: v.float() for k, v in state.items()}, strict=False)
     if unexpected or any(not name.endswith("num_batches_tracked") for name in missing):
         raise RuntimeError(f"{WEIGHTS}: expected the weights of ResNet18, missing {missing}, unexpected {unexpected}")
     return module
+
+
+def _shipped_teacher(name: str, pretrained: bool, seed: int) -> PDN:
+    with resources.as_file(resources.files("adlib") / "weights" / TEACHERS[name]) as path:
+        pdn = PDN.load(path)
+    return pdn if pretrained else PDN(**pdn.config(), seed=seed)
 
 
 def _torchvision(name: str, pretrained: bool, seed: int) -> nn.Module:
@@ -175,6 +187,12 @@ def aggregate(features: Tensor, neighbourhood: int) -> Tensor:
     zeros from outside would make every border cell look unlike the interior.
     """
     return F.avg_pool2d(features, neighbourhood, 1, neighbourhood // 2, count_include_pad=False)
+
+
+def normalised(images: Tensor) -> Tensor:
+    """Images (B, 3, H, W) in [0, 1] as backbones take them: less ImageNet's mean, over its deviation, per channel."""
+    images = (images - images.new_tensor(MEAN).view(1, 3, 1, 1)) / images.new_tensor(STD).view(1, 3, 1, 1)
+    return images.contiguous(memory_format=torch.channels_last)  # convolutions on CPUs are a third faster with it
 
 
 def to_rows(features: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage, stats
@@ -96,6 +96,43 @@ def au_pro(masks: Sequence[np.ndarray], maps: Sequence[np.ndarray], *, limit: fl
     values = _defective(regions)
     sizes = np.array([len(region) for region in regions])
     weights = np.repeat(1 / sizes, sizes) / len(regions)  # each region counts the same
+    order = values.argsort()
+    return float(weights[order] @ _covered(values[order], negative, limit) / limit)
+
+
+def au_spro(regions: Sequence[Sequence[Any]], maps: Sequence[np.ndarray], *, limit: float = 0.05) -> float:
+    """Area under the saturated per-region overlap up to a false-positive rate of `limit`, over it. Equation (5.17).
+
+    regions: for each of N images its annotated regions, as `Sample.regions` gives them: objects with `mask`, bool
+    (H_i, W_i), and `saturation`, the number of pixels from which on marking more gains nothing; none for a good
+    image. A region counts min(|found|/saturation, 1), equation (5.16); an empty one does not count. maps as for
+    `pixel_auroc`, and the same errors; ValueError for a saturation that is no whole number from 1 to the region's area.
+    Pixels in no region are normal. In [0, 1]. With each saturation the region's own area and regions that do not
+    touch, it is `au_pro`.
+    Source: Bergmann et al., Beyond Dents and Scratches, IJCV 2022 (MVTec LOCO), whose headline limit is 0.05.
+
+    Only the highest `saturation` values of a region can add to it, so its part is their mean, as in `au_pro`.
+    """
+    if not 0 < limit <= 1:
+        raise ValueError(f"limit = {limit}: expected a false-positive rate in (0, 1]")
+    if len(regions) != len(maps):
+        raise ValueError(f"regions of {len(regions)} images for {len(maps)} maps: expected one list each")
+    background, found = [], []
+    for i, of_image in enumerate(regions):
+        values = np.asarray(maps[i])
+        masks = [np.asarray(region.mask) for region in of_image]
+        anywhere = np.logical_or.reduce(masks) if masks else np.zeros(values.shape, bool)
+        background.extend(values[~mask] for mask, values in _pairs([anywhere], [values], first=i))
+        for region, mask in zip(of_image, masks, strict=True):
+            whole = region.saturation == int(region.saturation)
+            if mask.any() and not (whole and 1 <= region.saturation <= mask.sum()):
+                raise ValueError(f"image {i}: a region of {mask.sum()} pixels has saturation {region.saturation}: "
+                                 "expected 1 up to its pixels")
+            found.append(np.sort(values[mask])[::-1][: int(region.saturation)])
+    negative = _background(background)
+    values = _defective(found)
+    sizes = np.array([len(part) for part in found if len(part)])
+    weights = np.repeat(1 / sizes, sizes) / len(sizes)
     order = values.argsort()
     return float(weights[order] @ _covered(values[order], negative, limit) / limit)
 
@@ -319,14 +356,14 @@ def _checked(labels: Sequence[int], scores: Sequence[float]) -> tuple[np.ndarray
 
 
 def _pairs(
-    masks: Sequence[np.ndarray], maps: Sequence[np.ndarray]
+    masks: Sequence[np.ndarray], maps: Sequence[np.ndarray], *, first: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     if len(masks) != len(maps):
         raise ValueError(f"{len(masks)} masks for {len(maps)} maps: expected one each")
-    for i in range(len(masks)):
-        if masks[i] is None:
+    for i, (mask, values) in enumerate(zip(masks, maps, strict=True), first):
+        if mask is None:
             raise ValueError(f"mask {i} is missing: pixel measures need a mask for every image, empty for a good one")
-        mask, values = np.asarray(masks[i]), np.asarray(maps[i])
+        mask, values = np.asarray(mask), np.asarray(values)
         if mask.shape != values.shape or mask.ndim != 2:
             raise ValueError(f"image {i}: mask {mask.shape} and map {values.shape}, expected one size (H, W)")
         if mask.dtype != bool:

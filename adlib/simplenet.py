@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from adlib.detector import Detector, readable_bytes, spread
 from adlib.features import SHIPPED, fingerprint, to_rows
-from adlib.training import Training
+from adlib.training import Training, epoch_order
 
 SLOPE = 0.2  # of the leaky ReLU, below zero
 NOISE = 0.2  # ρ of equation (4.3), chosen on the factory alone: benchmarks/simplenet.py --choices, chapter 4
@@ -177,7 +177,7 @@ def train_head(
                    about=settings, name="SimpleNet")  # fmt: skip
     for step in run:
         epoch, place = divmod(step, per_epoch)
-        chosen = _order(count, seed, epoch)[place * images_per_step : (place + 1) * images_per_step]
+        chosen = epoch_order(count, seed, epoch)[place * images_per_step : (place + 1) * images_per_step]
         rows = features[chosen].to(device).flatten(0, 1)  # (N, C)
         epsilon = torch.randn(rows.shape, generator=generator, device=device).mul_(sigma)  # (4.2)
         with torch.enable_grad():
@@ -213,11 +213,6 @@ def _groups(head: Head, rates: tuple[float, float]) -> list[dict[str, Any]]:
     adaptor = list(head.adaptor.parameters())
     rest = [p for name, p in head.named_parameters() if not name.startswith("adaptor.")]
     return ([{"params": adaptor, "lr": rates[0]}] if adaptor else []) + [{"params": rest, "lr": rates[1]}]
-
-
-def _order(count: int, seed: int, epoch: int) -> Tensor:
-    """The order of the images in one epoch, a function of seed and epoch, so that a run can go on anywhere."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(1_000_003 * seed + epoch))
 
 
 def fold(head: Head) -> tuple[Tensor, Tensor, Tensor]:

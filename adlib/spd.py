@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from adlib.augment import STRONG, WEAK, augment, change_colour, gaussian_blur, uniform
 from adlib.datasets import as_samples
 from adlib.detector import pick_device
-from adlib.features import MEAN, STD
+from adlib.features import normalised
 from adlib.images import resize_image
 from adlib.objectives import MoCo, SimCLR, SimSiam, Supervised
 from adlib.resnet import ResNet18
@@ -167,12 +167,6 @@ class Pooled(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return list(self.backbone(images).values())[-1].mean((2, 3))
-
-
-def normalised(images: Tensor) -> Tensor:
-    """Images (B, 3, H, W) in [0, 1] as backbones take them: less ImageNet's mean, over its deviation, per channel."""
-    images = (images - images.new_tensor(MEAN).view(1, 3, 1, 1)) / images.new_tensor(STD).view(1, 3, 1, 1)
-    return images.contiguous(memory_format=torch.channels_last)  # convolutions on CPUs are a third faster with it
 
 
 def pretrain(

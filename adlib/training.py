@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -144,3 +145,13 @@ class Training:
         self.optimizer.load_state_dict({"state": state, "param_groups": about["groups"]})
         self.history = {name: values.tolist() for name, values in part("history.").items()}
         self.step = about["step"]
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
+    """A random order of `count` images (count,), a function of seed and epoch, so that a run can go on anywhere."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(1_000_003 * seed + epoch))
+
+
+def precision(device: torch.device, bf16: bool) -> contextlib.AbstractContextManager[Any]:
+    """Where `bf16` is set, convolutions and products compute in bfloat16; elsewhere nothing changes."""
+    return torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()

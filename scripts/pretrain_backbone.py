@@ -33,9 +33,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adlib.augment import change_colour
+from adlib.features import normalised
 from adlib.files import write_tensors
 from adlib.resnet import ResNet18
-from adlib.spd import normalised, settle_statistics, smooth_blend
+from adlib.spd import settle_statistics, smooth_blend
 from adlib.training import Training
 
 SIDE, PHOTO, SHORT = 64, 128, 224  # Tiny ImageNet; a crop of a photograph; the shorter side of a stored photograph

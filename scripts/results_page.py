@@ -15,7 +15,7 @@ from typing import Any
 
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "au_pro": "AU-PRO"}
 # Beginnings of the names of reports that are no accuracy of PatchCore on one data set.
-OTHER_REPORTS = ("factory", "speed_", "spd", "backbones", "simplenet")
+OTHER_REPORTS = ("factory", "speed_", "spd", "backbones", "simplenet", "efficientad")
 NEEDED = ("name", "command", "versions", "backbone", "dataset", "category", "protocol", "seeds", "results")
 
 
@@ -95,7 +95,7 @@ def page(benchmarks: Path) -> str:
         lines += ["## How to measure again", "", "```bash", *dict.fromkeys(e["command"] for e in ours), "```", "",
                   "Versions at the time:", ""]
         lines += [f"- {e['name']}: " + ", ".join(f"{k} {v}" for k, v in sorted(e["versions"].items())) for e in ours]
-    for tables in (simplenet_tables, backbone_tables, spd_tables, speed_tables):
+    for tables in (efficientad_tables, simplenet_tables, backbone_tables, spd_tables, speed_tables):
         lines += ["", *tables(benchmarks)]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -136,6 +136,18 @@ def seconds(value: float) -> str:
     return f"{value * 1e3:.0f} ms" if value < 1 else f"{value:.1f} s" if value < 100 else f"{value:,.0f} s"
 
 
+EFFICIENTAD_SPEED = {
+    "forward": ("EfficientAD-S, 256 pixels, scores of one image", "the same layers as plain modules"),
+    "channels_last": ("the plain modules of EfficientAD-S, channels last", "the same, contiguous"),
+    "bf16": ("EfficientAD-S, 256 pixels, float32", "the same with bf16=True"),
+    "training step": ("EfficientAD-S, 256 pixels, one training step", "the same step in the reference's form"),
+    "hard loss": ("hard feature loss, 384 × 56 × 56, with its gradient", "quantile and mask"),
+    "whole image, quarter width": ("EfficientAD-S, 256 pixels, one whole image", "EfficientAD, a quarter of the width"),
+    "whole image, patchcore": ("EfficientAD-S, 256 pixels, one whole image", "PatchCore with its defaults"),
+    "whole image, simplenet": ("EfficientAD-S, 256 pixels, one whole image", "SimpleNet with its defaults"),
+}
+
+
 def speed_tables(benchmarks: Path) -> list[str]:
     """The measurements of benchmarks/speed.py as Markdown, each beside the other form that ran in the same run."""
     reports = {path.stem: json.loads(path.read_text(encoding="utf-8"))
@@ -174,6 +186,10 @@ def speed_tables(benchmarks: Path) -> list[str]:
     for e in reports.get("speed_simplenet", {"results": []})["results"]:
         ours, theirs = (seconds(e["timing"][form]["seconds"]) for form in ("adlib", e["peer"]))
         rows.append([names[e["what"]], ours, "–", peers[e["what"]], theirs, f"{e['ratio']:.2f}"])
+    for e in reports.get("speed_efficientad", {"results": []})["results"]:
+        what, peer = EFFICIENTAD_SPEED[e["what"]]
+        ours, theirs = (seconds(e["timing"][form]["seconds"]) for form in ("adlib", e["peer"]))
+        rows.append([what, ours, "–", peer, theirs, f"{e['ratio']:.2f}"])
     if not rows:
         return []
     first = next(iter(reports.values()))
@@ -245,6 +261,33 @@ def simplenet_tables(benchmarks: Path) -> list[str]:
             "labelled defects. It stands here to show what that choice is worth; chapter 4 discusses it.", "",
             f"Measured with `{report['command']}`: {report['protocol']}. "
             + ", ".join(f"{k} {v}" for k, v in report["versions"].items()) + ".", ""]
+
+
+def efficientad_tables(benchmarks: Path) -> list[str]:
+    """EfficientAD beside PatchCore on the same images, from benchmarks/efficientad.py, as Markdown."""
+    folder, lines = benchmarks / "results", ["## EfficientAD", ""]
+    if not (folder / "efficientad.json").is_file():
+        return []
+    report = json.loads((folder / "efficientad.json").read_text(encoding="utf-8"))
+    rows = []
+    for name in dict.fromkeys(r["data"] for r in report["results"]):
+        runs = [r for r in report["results"] if r["data"] == name]
+        for kind in ("structural", "logical"):
+            if kind in runs[0]:
+                alone = [cell([r[part] for r in runs], kind).split(" [")[0]
+                         for part in ("student_map", "autoencoder_map")]
+                rows.append([name, kind, str(len(runs)), cell(runs, kind), *alone,
+                             cell([r["patchcore"] for r in runs], kind)])
+    header = ["data", "anomalies", "seeds", "EfficientAD", "its student's map", "its autoencoder's map", "PatchCore"]
+    lines += [*table(header, rows), "", "Image AUROC, mean ± standard deviation over the seeds; in brackets the 95 % "
+              "interval of the first seed.", ""]
+    if "kit_logical_minus_patchcore" in report:
+        d = report["kit_logical_minus_patchcore"]
+        lines += [f"On the logical anomalies of kit, EfficientAD's AUROC lies {d['value']:.3f} above PatchCore's, 95 % "
+                  f"interval {d['low']:.3f} to {d['high']:.3f} (test images drawn again, the same for both).", ""]
+    lines += [f"Measured with `{report['command']}`: {report['protocol']}. "
+              + ", ".join(f"{k} {v}" for k, v in report["versions"].items()) + ".", ""]
+    return lines
 
 
 README_TABLE = re.compile(r"(<!-- results: .*? -->\n).*?(<!-- end of results -->)", re.S)

@@ -442,6 +442,21 @@ def test_the_results_page_shows_simplenet() -> None:
     assert ratio["training"] >= 1 and ratio["scoring"] >= 2  # what the book says of the speed
 
 
+def test_the_results_page_shows_efficientad() -> None:
+    text = results_page.page(ROOT / "benchmarks")
+    report = json.loads((ROOT / "benchmarks" / "results" / "efficientad.json").read_text(encoding="utf-8"))
+    runs = {name: [r for r in report["results"] if r["data"] == name] for name in [*PRODUCTS, "bottle"]}
+    for name, found in runs.items():
+        assert found and all(r["cpu_minutes"] <= 40 for r in found), name
+        values = [r["structural"]["value"] for r in found]
+        assert f"{statistics.fmean(values):.4f}" in text, name
+    assert [r["seed"] for r in runs["kit"]] == [0, 1, 2]
+    gains = [r["logical"]["value"] - r["patchcore"]["logical"]["value"] for r in runs["kit"]]
+    difference = report["kit_logical_minus_patchcore"]  # what the book says
+    assert difference["value"] == pytest.approx(statistics.fmean(gains)) and difference["value"] >= 0.10
+    assert 0 < difference["low"] < difference["value"] < difference["high"]
+
+
 def test_the_readme_shows_the_measured_results() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(results_page.README_TABLE.findall(readme)) == 1

@@ -1,11 +1,14 @@
 """Metrics against values worked out by hand, against slow literal forms, and against scikit-learn."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
 from adlib import metrics
+from adlib.datasets import MVTecLOCO, SyntheticFactory
 
 
 def slow_au_pro(masks, maps, limit):
@@ -103,6 +106,76 @@ def test_a_limit_that_falls_on_a_tie(value):
     maps = [np.array([[value, 0, 0, 1, 1]])]
     for limit in (0.25, 0.5, 0.75, 1.0):
         assert metrics.au_pro([mask], maps, limit=limit) == pytest.approx(slow_au_pro([mask], maps, limit), abs=1e-12)
+
+
+def region(mask, saturation=None):
+    return SimpleNamespace(mask=mask, saturation=int(mask.sum()) if saturation is None else saturation)
+
+
+@pytest.mark.parametrize("levels", [None, 5])
+@pytest.mark.parametrize("limit", [0.05, 0.3, 1.0])
+def test_au_spro_without_saturation_is_au_pro(levels, limit):
+    masks, maps = scene(3, levels=levels)
+    regions = []
+    for mask in masks:
+        labelled, count = ndimage.label(mask, np.ones((3, 3)))
+        regions.append([region(labelled == i + 1) for i in range(count)])
+    expected = metrics.au_pro(masks, maps, limit=limit)
+    assert metrics.au_spro(regions, maps, limit=limit) == pytest.approx(expected, abs=1e-12)
+
+
+def test_au_spro_by_hand():
+    """Of a region of four pixels two suffice. The background is 4, 3, 2, 1, the region 5, 2.5, 0, 0."""
+    mask = np.array([[True] * 4 + [False] * 4])
+    values = np.array([[5, 2.5, 0, 0, 4, 3, 2, 1.0]])
+    # One pixel is found from the start: 1/2. The second after two false positives of four: then all that counts.
+    assert metrics.au_spro([[region(mask, 2)]], [values], limit=1.0) == pytest.approx(0.5 * 0.5 + 0.5 * 1)
+    assert metrics.au_spro([[region(mask, 2)]], [values], limit=0.5) == pytest.approx(0.5)
+    assert metrics.au_spro([[region(mask, 1)]], [values]) == 1
+    assert metrics.au_spro([[region(mask)]], [values], limit=1.0) == pytest.approx(0.5 * 0.25 + 0.5 * 0.5)
+    good = [[], [region(mask, 2)]]
+    found = metrics.au_spro(good, [np.zeros((1, 2)), values], limit=1.0)  # now two false positives of six
+    assert found == pytest.approx(2 / 6 * 0.5 + 4 / 6 * 1)
+
+
+def test_au_spro_reads_the_factorys_and_locos_saturations(tmp_path):
+    """Written in LOCO's layout and read again, `defects_config.json` gives the regions that the factory had."""
+    data = SyntheticFactory("kit", size=64, n_train=1, n_validation=1, n_test=2, n_defect=6)
+    data.write(tmp_path, layout="mvtec_loco")
+    test = MVTecLOCO(tmp_path, "kit").test
+    assert {s.logical for s in test} == {True, False}
+    rng = np.random.default_rng(0)
+
+    def value(samples):
+        order = sorted(samples, key=lambda s: float(s.image.double().sum()))
+        maps = [rng_map(i) + 2 * s.mask.numpy() * (i % 3) for i, s in enumerate(order)]
+        return metrics.au_spro([s.regions for s in order], maps, limit=0.3)
+
+    fields = rng.normal(size=(len(test), 64, 64))
+
+    def rng_map(i):
+        return fields[i]
+
+    assert value(test) == pytest.approx(value(data.test), abs=1e-12)
+    assert any(r.saturation < int(r.mask.sum()) for s in test for r in s.regions)
+
+
+def test_bad_regions_are_named():
+    mask = np.zeros((3, 3), bool)
+    mask[0, 0] = True
+    for saturation in (0, 2):
+        with pytest.raises(ValueError, match=f"image 0: a region of 1 pixels has saturation {saturation}"):
+            metrics.au_spro([[region(mask, saturation)]], [np.zeros((3, 3))])
+    with pytest.raises(ValueError, match="regions of 1 images for 2 maps"):
+        metrics.au_spro([[]], [np.zeros((3, 3))] * 2)
+    with pytest.raises(ValueError, match="no defective pixel"):
+        metrics.au_spro([[]], [np.zeros((3, 3))])
+    with pytest.raises(ValueError, match=r"image 1: mask \(3, 3\) and map \(3, 4\)"):
+        metrics.au_spro([[], [region(mask)]], [np.zeros((3, 3)), np.zeros((3, 4))])
+    with pytest.raises(ValueError, match="limit = 0"):
+        metrics.au_spro([[region(mask)]], [np.zeros((3, 3))], limit=0)
+    with pytest.raises(ValueError, match="map 0 holds a value that is not finite"):
+        metrics.au_spro([[region(mask)]], [np.full((3, 3), np.nan)])
 
 
 def test_regions_that_touch_at_a_corner_are_one():

@@ -20,6 +20,7 @@ import draw_diagrams
 import draw_diagrams_01
 import draw_diagrams_03
 import draw_diagrams_04
+import draw_diagrams_05
 from adlib import plots
 
 DIAGRAMS = Path(__file__).parents[1] / "book" / "_static"
@@ -242,7 +243,7 @@ def test_colours_differ_in_luminance_where_they_meet() -> None:
 
 
 ALL_DIAGRAMS = {}
-for drawn in (draw_diagrams, draw_diagrams_01, draw_diagrams_03, draw_diagrams_04):
+for drawn in (draw_diagrams, draw_diagrams_01, draw_diagrams_03, draw_diagrams_04, draw_diagrams_05):
     ALL_DIAGRAMS |= drawn.DIAGRAMS
 
 
