@@ -455,6 +455,10 @@ def test_the_results_page_shows_efficientad() -> None:
     difference = report["kit_logical_minus_patchcore"]  # what the book says
     assert difference["value"] == pytest.approx(statistics.fmean(gains)) and difference["value"] >= 0.10
     assert 0 < difference["low"] < difference["value"] < difference["high"]
+    speed = json.loads((ROOT / "benchmarks/results/speed_efficientad.json").read_text())["results"]
+    ratio = {entry["what"]: entry["ratio"] for entry in speed}
+    assert ratio["forward"] >= 1 and ratio["training step"] >= 1 and ratio["channels_last"] >= 1.05
+    assert all(f"| {entry['ratio']:.2f} |" in text for entry in speed)
 
 
 def test_the_readme_shows_the_measured_results() -> None:
