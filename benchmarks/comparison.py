@@ -1,0 +1,234 @@
+"""Compare the three detectors, and PatchCore on a backbone pre-trained with and without SPD, on the same images.
+
+    python benchmarks/comparison.py                # scores: the factory's four products, three seeds, five ways
+    python benchmarks/comparison.py --root DATA    # bottle as well, from DATA/mvtec_ad
+    python benchmarks/comparison.py --cost         # time and memory; nothing else should run
+
+Every way sees the same 200 training images (bottle: 209) and the same test images; EfficientAD holds a tenth of the
+training images out. A factory run draws its pictures from the run's seed, which is the detector's seed as well. The
+detectors have their defaults, except that EfficientAD computes its convolutions in bfloat16. "base" and "spd" are
+PatchCore on a narrow ResNet-18 that benchmarks/spd.py trains from random weights by SimSiam alone and by SimSiam
+with SPD; beside each other they show what SPD changes, beside the other rows only what a small training can reach.
+
+The score of each test image is kept, so that the chapter can draw images again and compare ways pair by pair.
+Scores go to results/comparison_scores.json, figures to results/comparison.json. A run that is there is not done again.
+Each run is one process on one thread; "cpu_seconds" is its processor time for fitting, and no timing of a quiet
+machine: that is `--cost`, with two threads, each way in a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+os.environ.setdefault("OMP_NUM_THREADS", "2" if "--cost" in sys.argv else "1")
+
+import argparse
+import json
+import multiprocessing
+import platform
+import resource
+import statistics
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from efficientad import SMALL, load, small
+from safetensors.torch import load_file, save_file
+from spd import BATCH, SIZE, STEPS, VARIANTS, WIDTH, training_tiles
+
+from adlib import EfficientAD, PatchCore, SimpleNet, spd
+from adlib.datasets import Sample, SyntheticFactory, hold_out, in_memory
+from adlib.datasets.synthetic import PRODUCTS
+from adlib.detector import Detector
+from adlib.metrics import au_pro, au_spro, image_auroc, image_auroc_interval
+from adlib.resnet import ResNet18
+
+RESULTS = Path(__file__).parent / "results"
+WAYS = ("patchcore", "simplenet", "efficientad", "base", "spd")
+DIGITS = 6  # of a score that is kept
+
+
+def backbone(variant: str, seed: int, folder: Path) -> ResNet18:
+    """The network of benchmarks/spd.py, trained by SimSiam without or with SPD; kept in `folder`."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = ResNet18(WIDTH)
+    path = folder / f"simsiam_{variant}_{seed}.safetensors"
+    if path.is_file():
+        network.load_state_dict(load_file(path), strict=False)
+        return network.eval()
+    images, _ = training_tiles(seed)
+    network = spd.pretrain(images, objective="simsiam", backbone=network, image_size=SIZE, steps=STEPS,
+                           batch_size=BATCH, seed=seed, device="cpu", **VARIANTS[variant]).eval()  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, path)
+    return network
+
+
+def make(way: str, seed: int, folder: Path) -> Detector:
+    if way == "simplenet":
+        return SimpleNet(device="cpu", seed=seed)
+    if way == "efficientad":
+        return EfficientAD(device="cpu", seed=seed, **SMALL)
+    if way == "patchcore":
+        return PatchCore(device="cpu", seed=seed)
+    return PatchCore(backbone(way, seed, folder), device="cpu", seed=seed)
+
+
+def fit(way: str, detector: Detector, train: list[Sample], seed: int) -> Detector:
+    if way != "efficientad":
+        return detector.fit(train)
+    rest, held = hold_out(train, 0.1, seed=seed)  # as the detector itself does it
+    side = detector.image_size[0]
+    return detector.fit(small(rest, side), validation=small(held, side))
+
+
+def run(way: str, name: str, seed: int, train: list[Sample], test: list[Sample], folder: Path) -> dict[str, Any]:
+    """One run; "scores" are taken out of it again before the figures are written."""
+    detector = make(way, seed, folder)
+    start = time.process_time()
+    fit(way, detector, train, seed)
+    spent = time.process_time() - start
+    prediction = detector.predict(test)
+    maps = list(prediction.maps)
+    return {"data": name, "seed": seed, "way": way, "cpu_seconds": round(spent, 1),
+            "au_pro": au_pro([s.mask.numpy() for s in test], maps),
+            "au_spro_0.05": au_spro([s.regions for s in test], maps),
+            "scores": [float(f"{s:.{DIGITS}g}") for s in prediction.scores]}  # fmt: skip
+
+
+def measured(found: dict[str, Any], test: list[dict[str, Any]]) -> dict[str, Any]:
+    """Image AUROC of structural and of logical anomalies with intervals, and by kind, from the scores of a run."""
+    scores, kind = np.array(found["scores"]), np.array([t["kind"] for t in test])
+    label, logical = (np.array([t[key] for t in test]) for key in ("label", "logical"))
+    parts = {"structural": (label == 1) & ~logical, "logical": logical}
+    result = {}
+    for part, rows in parts.items():
+        if rows.any():
+            shown = rows | (label == 0)
+            low, high = image_auroc_interval(label[shown], scores[shown])
+            result[part] = {"value": image_auroc(label[shown], scores[shown]), "low": low, "high": high}
+    result["by_kind"] = {k: round(image_auroc(label[(kind == k) | (label == 0)], scores[(kind == k) | (label == 0)]), 4)
+                         for k in dict.fromkeys(kind[label == 1].tolist())}  # fmt: skip
+    return result
+
+
+# ---------------------------------------------------------------------- time and memory
+
+
+def cost(way: str, seed: int, folder: Path, answer: Any) -> None:
+    """Fit on 200 boards, then score one image at a time and sixteen: in a process of its own, for the peak memory."""
+    torch.set_num_threads(2)
+    data = SyntheticFactory("board", seed=seed)
+    train, test = in_memory(data.train), in_memory(data.test[:48])
+    detector = make(way, seed, folder)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    fit(way, detector, train, seed)
+    fitting = time.perf_counter() - start
+    side = detector.image_size[0]
+    images = torch.stack([s.image for s in small(test, side)])
+    times: dict[int, list[float]] = {1: [], 16: []}
+    with torch.inference_mode():
+        for size, repeats in ((1, 40), (16, 12)):
+            for i in range(repeats):
+                batch = images[torch.arange(i * size, (i + 1) * size) % len(images)]
+                start = time.perf_counter()
+                detector(batch)
+                times[size].append((time.perf_counter() - start) / size)
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "detector.safetensors"
+        detector.save(path)
+        saved = path.stat().st_size
+    answer.put({"way": way, "fit_seconds": round(fitting, 1), "saved_bytes": saved,
+                "peak_mb_over_loaded_data": round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024),
+                "one_image_seconds": statistics.median(times[1][5:]),
+                "of_sixteen_seconds": statistics.median(times[16][2:])})  # fmt: skip
+
+
+def costs(seed: int, folder: Path) -> list[dict[str, Any]]:
+    found, context = [], multiprocessing.get_context("spawn")
+    for way in ("patchcore", "simplenet", "efficientad"):
+        answer = context.Queue()
+        process = context.Process(target=cost, args=(way, seed, folder, answer))
+        process.start()
+        found.append(answer.get())
+        process.join()
+        print(found[-1], flush=True)
+    return found
+
+
+# ---------------------------------------------------------------------- the files
+
+
+def write(path: Path, whole: dict[str, Any], **options: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(whole, **options) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def read(path: Path, otherwise: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else otherwise
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", nargs="+", choices=[*PRODUCTS, "bottle"])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--root", type=Path)
+    parser.add_argument("--cost", action="store_true")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "adlib_spd_backbones")
+    parser.add_argument("--out", type=Path, default=RESULTS / "comparison.json")
+    args = parser.parse_args()
+    scores_at = args.out.with_name(args.out.stem + "_scores.json")
+    report = read(args.out, {"results": []})
+    kept = read(scores_at, {"tests": {}, "scores": {}})
+    if args.cost:
+        report["cost"] = {"threads": 2, "data": "200 training images of board, 256 pixels, seed 0, in memory",
+                          "load_average": os.getloadavg()[0], "results": costs(0, args.folder)}
+        return save(args.out, report)
+    torch.set_num_threads(1)
+    names = args.data or [*PRODUCTS, *(["bottle"] if args.root else [])]
+    for seed in args.seeds:
+        for name in names:
+            done = {r["way"] for r in report["results"] if (r["data"], r["seed"]) == (name, seed)}
+            ways = [w for w in args.ways if w not in done and not (name == "bottle" and w in ("base", "spd"))]
+            if not ways:
+                continue
+            train, test = load(name, seed, args.root)
+            key = f"{name} {seed}"
+            kept["tests"][key] = [{"path": s.path, "label": s.label, "kind": s.kind, "logical": bool(s.logical)}
+                                  for s in test]  # fmt: skip
+            for way in ways:
+                found = run(way, name, seed, train, test, args.folder)
+                found |= measured(found, kept["tests"][key])
+                kept["scores"][f"{key} {way}"] = found.pop("scores")
+                report["results"].append(found)
+                write(scores_at, kept, separators=(",", ":"))
+                save(args.out, report)
+                print(name, seed, way, {k: round(found[k]["value"], 4) for k in ("structural", "logical") if k in found},
+                      found["cpu_seconds"], "s", flush=True)  # fmt: skip
+
+
+def save(out: Path, report: dict[str, Any]) -> None:
+    versions = {p: metadata.version(p) for p in ("torch", "numpy", "scipy", "scikit-learn", "adlib")}
+    write(out, {
+        "name": "comparison", "command": "python benchmarks/comparison.py --root DATA", "threads": 1, "device": "cpu",
+        "versions": {"python": platform.python_version(), **versions},
+        "protocol": "factory: 200 training images of the run's seed, 200 good test images and 200 anomalous ones of each "
+        "type; bottle: official split, images reduced to 450×450; whole images, 224 pixels, EfficientAD 128; defaults of "
+        "each detector, EfficientAD in bfloat16; base and spd: PatchCore on the network of benchmarks/spd.py, SimSiam",
+        **report, "results": sorted(report["results"], key=lambda r: (r["data"], r["seed"], WAYS.index(r["way"]))),
+    }, indent=1)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
