@@ -214,7 +214,8 @@ def main() -> None:
                 report["results"].append(found)
                 write(scores_at, kept, separators=(",", ":"))
                 save(args.out, report)
-                print(name, seed, way, {k: round(found[k]["value"], 4) for k in ("structural", "logical") if k in found},
+                print(name, seed, way, {k: round(found[k]["value"], 4) for k in ("structural", "logical")
+                      if k in found}, found["cpu_seconds"], "s", flush=True)  # fmt: skip
                       found["cpu_seconds"], "s", flush=True)  # fmt: skip
 
 

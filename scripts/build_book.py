@@ -5,7 +5,7 @@
 
 build/staged/ gets the book's sources under the paths that they have in the repository: the chapters
 as just run with PROFILE = "quick", the pages of book/, and the pages that are made from data
-(results, equation ledger). The HTML goes to build/_build/html/.
+(results, equation ledger, API, run status). The HTML goes to build/_build/html/.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ import papermill
 import yaml
 from nbformat import NotebookNode
 
+import api_page
 import ledger
 import results_page
-from notebooks import START_TIMEOUT, all_notebooks, drop_injected, strip_volatile
+import status_page
+from notebooks import START_TIMEOUT, all_notebooks, drop_injected, run_record, strip_volatile
 from set_repository import ROOT, with_local_pictures
 
 BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\(([^)]*)\)")
@@ -74,10 +76,12 @@ def run_chapter(source: Path, target: Path) -> float:
     target.parent.mkdir(parents=True, exist_ok=True)
     papermill.execute_notebook(source, target, parameters={"PROFILE": "quick"}, cwd=source.parent,
                                kernel_name="python3", progress_bar=False, start_timeout=START_TIMEOUT)
+    seconds = time.monotonic() - start
     notebook = nbformat.read(target, as_version=4)
     for_reading(notebook)
+    notebook.metadata["adlib"] = {"run": run_record(seconds)}
     nbformat.write(notebook, target)
-    return time.monotonic() - start
+    return seconds
 
 
 def stage(root: Path, staged: Path, committed: bool = False) -> None:
@@ -106,6 +110,8 @@ def stage(root: Path, staged: Path, committed: bool = False) -> None:
     factory = (root / "book" / "factory.md").read_text(encoding="utf-8")
     factory = factory.replace(results_page.FACTORY_PLACE, results_page.factory_table(root / "benchmarks"))
     (staged / "book" / "factory.md").write_text(factory, encoding="utf-8")
+    (staged / "book" / "api.md").write_text(api_page.page(), encoding="utf-8")
+    (staged / "book" / "status.md").write_text(status_page.page(staged / "notebooks"), encoding="utf-8")
 
 
 def pages(toc: Path) -> list[str]:

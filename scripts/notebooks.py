@@ -14,9 +14,12 @@ from __future__ import annotations
 import argparse
 import ast
 import hashlib
+import os
+import platform
 import re
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +93,12 @@ def drop_injected(notebook: NotebookNode) -> None:
     notebook.cells = [c for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
 
 
+def run_record(seconds: float) -> dict[str, Any]:
+    """What the book's run status says of a run that ends now."""
+    return {"date": time.strftime("%Y-%m-%d", time.gmtime()), "seconds": round(seconds),
+            "python": platform.python_version(), "torch": metadata.version("torch"), "cores": os.cpu_count()}
+
+
 def run(path: Path) -> float:
     """Run the notebook at `path`, write it back with outputs and stamp, and return the seconds it took.
 
@@ -101,9 +110,10 @@ def run(path: Path) -> float:
                             resources={"metadata": {"path": str(path.parent)}})
     client.execute()
     strip_volatile(notebook)
-    notebook.metadata["adlib"] = {"stamp": stamp(notebook, path.parent.parent / "adlib")}
+    seconds = time.monotonic() - start
+    notebook.metadata["adlib"] = {"stamp": stamp(notebook, path.parent.parent / "adlib"), "run": run_record(seconds)}
     nbformat.write(notebook, path)
-    return time.monotonic() - start
+    return seconds
 
 
 def expects_output(source: str) -> bool:
