@@ -214,9 +214,8 @@ def main() -> None:
                 report["results"].append(found)
                 write(scores_at, kept, separators=(",", ":"))
                 save(args.out, report)
-                print(name, seed, way, {k: round(found[k]["value"], 4) for k in ("structural", "logical")
-                      if k in found}, found["cpu_seconds"], "s", flush=True)  # fmt: skip
-                      found["cpu_seconds"], "s", flush=True)  # fmt: skip
+                parts = {k: round(found[k]["value"], 4) for k in ("structural", "logical") if k in found}
+                print(name, seed, way, parts, found["cpu_seconds"], "s", flush=True)
 
 
 def save(out: Path, report: dict[str, Any]) -> None:
@@ -224,9 +223,10 @@ def save(out: Path, report: dict[str, Any]) -> None:
     write(out, {
         "name": "comparison", "command": "python benchmarks/comparison.py --root DATA", "threads": 1, "device": "cpu",
         "versions": {"python": platform.python_version(), **versions},
-        "protocol": "factory: 200 training images of the run's seed, 200 good test images and 200 anomalous ones of each "
-        "type; bottle: official split, images reduced to 450×450; whole images, 224 pixels, EfficientAD 128; defaults of "
-        "each detector, EfficientAD in bfloat16; base and spd: PatchCore on the network of benchmarks/spd.py, SimSiam",
+        "protocol": "factory: 200 training images of the run's seed, 200 good test images and 200 anomalous ones of "
+        "each type; bottle: official split, images reduced to 450×450; whole images, 224 pixels, EfficientAD 128; "
+        "defaults of each detector, EfficientAD in bfloat16; base and spd: PatchCore on the network of "
+        "benchmarks/spd.py, trained by SimSiam without and with SPD",
         **report, "results": sorted(report["results"], key=lambda r: (r["data"], r["seed"], WAYS.index(r["way"]))),
     }, indent=1)  # fmt: skip
 
