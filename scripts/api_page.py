@@ -52,7 +52,10 @@ def signature(name: str, function: Any) -> str:
     if inspect.isclass(function):
         found = found.replace(return_annotation=found.empty)
     found = found.replace(parameters=[p for p in found.parameters.values() if p.name not in ("self", "cls")])
-    text = name + re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(found))
+    # Default values that have no name in code, objects of a class, are shown as an ellipsis.
+    found = found.replace(parameters=[p.replace(default=...) if repr(p.default).startswith("<") and p.default is not
+                                      p.empty else p for p in found.parameters.values()])  # fmt: skip
+    text = name + re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(found)).replace("Ellipsis", "...")
     if len(text) <= WIDTH:
         return text
     arrow = text.rfind(" -> ")
@@ -62,7 +65,7 @@ def signature(name: str, function: Any) -> str:
         if p.kind is p.KEYWORD_ONLY and not keyword_only:
             lines.append("*")
             keyword_only = True
-        lines.append(re.sub(r": '([^']*)'", r": \1", str(p)))
+        lines.append(re.sub(r": '([^']*)'", r": \1", str(p)).replace("Ellipsis", "..."))
         keyword_only |= p.kind is p.VAR_POSITIONAL
     return f"{name}(\n" + "".join(f"    {line},\n" for line in lines) + ")" + ends
 

@@ -15,7 +15,7 @@ from typing import Any
 
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "au_pro": "AU-PRO"}
 # Beginnings of the names of reports that are no accuracy of PatchCore on one data set.
-OTHER_REPORTS = ("factory", "speed_", "spd", "backbones", "simplenet", "efficientad")
+OTHER_REPORTS = ("factory", "speed_", "spd", "backbones", "simplenet", "efficientad", "comparison")
 NEEDED = ("name", "command", "versions", "backbone", "dataset", "category", "protocol", "seeds", "results")
 
 
@@ -95,7 +95,7 @@ def page(benchmarks: Path) -> str:
         lines += ["## How to measure again", "", "```bash", *dict.fromkeys(e["command"] for e in ours), "```", "",
                   "Versions at the time:", ""]
         lines += [f"- {e['name']}: " + ", ".join(f"{k} {v}" for k, v in sorted(e["versions"].items())) for e in ours]
-    for tables in (efficientad_tables, simplenet_tables, backbone_tables, spd_tables, speed_tables):
+    for tables in (comparison_tables, efficientad_tables, simplenet_tables, backbone_tables, spd_tables, speed_tables):
         lines += ["", *tables(benchmarks)]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -288,6 +288,41 @@ def efficientad_tables(benchmarks: Path) -> list[str]:
     lines += [f"Measured with `{report['command']}`: {report['protocol']}. "
               + ", ".join(f"{k} {v}" for k, v in report["versions"].items()) + ".", ""]
     return lines
+
+
+WAY_NAMES = {"patchcore": "PatchCore", "simplenet": "SimpleNet", "efficientad": "EfficientAD",
+             "base": "PatchCore, base backbone", "spd": "PatchCore, SPD backbone"}
+
+
+def comparison_tables(benchmarks: Path) -> list[str]:
+    """The detectors on the same images, and what they cost, from benchmarks/comparison.py, as Markdown."""
+    path = benchmarks / "results" / "comparison.json"
+    if not path.is_file():
+        return []
+    report = json.loads(path.read_text(encoding="utf-8"))
+    rows = []
+    for name in dict.fromkeys(r["data"] for r in report["results"]):
+        for way, title in WAY_NAMES.items():
+            runs = [r for r in report["results"] if (r["data"], r["way"]) == (name, way)]
+            if runs:
+                plain = [{m: {"value": r[m]} for m in ("au_pro", "au_spro_0.05")} for r in runs]
+                rows.append([name, title, str(len(runs)), cell(runs, "structural"), cell(runs, "logical"),
+                             cell(plain, "au_pro"), cell(plain, "au_spro_0.05")])
+    header = ["data", "way", "seeds", "structural", "logical", "AU-PRO", "AU-sPRO 0.05"]
+    lines = ["## The detectors side by side", "", *table(header, rows), "",
+             "Image AUROC of structural and of logical anomalies, AU-PRO and AU-sPRO of all: mean ± standard deviation",
+             "over the seeds; in brackets the 95 % interval of the first seed. Chapter 6 discusses the rows, with",
+             "intervals on the differences.", ""]
+    if "cost" in report:
+        cost = report["cost"]
+        rows = [[WAY_NAMES[c["way"]], f"{c['fit_seconds']:.0f} s", f"{c['peak_mb_over_loaded_data']} MB",
+                 f"{c['saved_bytes'] / 1e6:.1f} MB", seconds(c["one_image_seconds"]), seconds(c["of_sixteen_seconds"])]
+                for c in cost["results"]]
+        header = ["detector", "fitting", "peak memory", "file", "one image", "an image of sixteen"]
+        lines += [*table(header, rows), "", f"Measured on a quiet machine with {cost['threads']} threads, {cost['data']}.",
+                  ""]
+    return [*lines, f"Measured with `{report['command']}`: {report['protocol']}. "
+            + ", ".join(f"{k} {v}" for k, v in report["versions"].items()) + ".", ""]
 
 
 README_TABLE = re.compile(r"(<!-- results: .*? -->\n).*?(<!-- end of results -->)", re.S)
