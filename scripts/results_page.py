@@ -319,7 +319,7 @@ def comparison_tables(benchmarks: Path) -> list[str]:
                  f"{c['saved_bytes'] / 1e6:.1f} MB", seconds(c["one_image_seconds"]), seconds(c["of_sixteen_seconds"])]
                 for c in cost["results"]]
         header = ["detector", "fitting", "peak memory", "file", "one image", "an image of sixteen"]
-        lines += [*table(header, rows), "", f"Measured on a quiet machine with {cost['threads']} threads, {cost['data']}.",
+        lines += [*table(header, rows), "", f"Measured on a quiet machine, {cost['threads']} threads, {cost['data']}.",
                   ""]
     return [*lines, f"Measured with `{report['command']}`: {report['protocol']}. "
             + ", ".join(f"{k} {v}" for k, v in report["versions"].items()) + ".", ""]
