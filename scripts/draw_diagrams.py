@@ -1,4 +1,6 @@
-"""Draws the book's diagrams as SVG files, all in one style: ``python scripts/draw_diagrams.py``.
+"""Draws the book's diagrams as SVG files, all in one style: ``python scripts/draw_diagrams.py`` draws every one.
+
+Here are the shapes that all share, and the diagrams of chapter 2; draw_diagrams_NN.py has those of chapter NN.
 
 The drawings are plain SVG text, so that they need no other program and a change shows in a diff. Each stands on its
 own light panel and reads the same on a light and on a dark page. The files in book/_static are committed; a test fails
@@ -7,6 +9,7 @@ where they differ from what this script draws.
 
 from __future__ import annotations
 
+import importlib
 import math
 import random
 from collections.abc import Callable
@@ -14,7 +17,8 @@ from html import escape
 from pathlib import Path
 
 OUT = Path(__file__).parents[1] / "book" / "_static"
-WIDTH = 860  # drawn units; a page shows a diagram about 700 pixels wide
+WIDTH = 860  # drawn units; a page shows a diagram about 700 pixels wide, and never less than 640
+SMALLEST = 15  # the size of the smallest letters: 11 pixels where 860 units are 640 pixels wide
 INK, SOFT, ARROW, PANEL, EDGE = "#1f2933", "#475260", "#475260", "#f6f7f9", "#c3cad3"
 BLUE, ORANGE, RED, SKY, GREEN = "#0072B2", "#E69F00", "#D55E00", "#56B4E9", "#009E73"
 # Anomaly scores from low to high, in the colours that adlib.plots gives to maps; lightness rises steadily.
@@ -79,7 +83,7 @@ def text(
         shift = {"_": ' dy="4"', "^": ' dy="-4"'}.get(mark, "")
         italic, low = italic != (mark == "*"), mark == "_" or (low and mark != "^")
         if rest or shift:
-            style = ' font-style="italic"' * italic + f' font-size="{size - 4}"' * low
+            style = ' font-style="italic"' * italic + f' font-size="{max(size - 4, SMALLEST)}"' * low
             # A shift needs a letter to act on; the zero-width space carries it where none follows.
             parts.append(
                 f"<tspan{shift}{style}>{escape(rest) or '&#8203;'}</tspan>" if shift or style else escape(rest)
@@ -102,6 +106,12 @@ def arrow(*points: tuple[float, float]) -> str:
         f'<polyline points="{shaft}" fill="none" stroke="{ARROW}" stroke-width="2.4" stroke-linejoin="round"/>'
         + shape(head, ARROW)
     )
+
+
+def dashed_arrow(*points: tuple[float, float]) -> str:
+    """A red one: the way of a loss, from a target to what is taught."""
+    dashed = 'stroke-linejoin="round" stroke-dasharray="7 4"'
+    return arrow(*points).replace(ARROW, RED).replace('stroke-linejoin="round"', dashed)
 
 
 def caption(x: float, y: float, heading: str, *lines: str) -> list[str]:
@@ -222,9 +232,35 @@ def heat_grid(x: float, y: float) -> list[str]:
     return parts
 
 
+def answers(name: str, x: float, end: float, y: float, below: float) -> list[str]:
+    """The end of every inference: patch scores at ``x`` give the image score at ``end``; below, map and regions."""
+    peak = (0.2, -0.15)  # where the defect is, in sides of the picture from its middle
+    body = [*heat_grid(x, y), arrow((x + 59, y), (end - 54, y))]
+    body.append(rect(end - 46, y - 34, 92, 68, "#ffffff", INK, 10, ' stroke-width="1.6"'))
+    body.append(text(end, y + 12, "*s*", 36, bold=True))
+    body.append(arrow((x, y + 136), (x, below - 60)))
+    body.append(text(x - 14, y + 162, "bilinear upsampling,", colour=SOFT, anchor="end"))
+    body.append(text(x - 14, y + 184, "Gaussian σ = 4", colour=SOFT, anchor="end"))
+    stops = "".join(
+        f'<stop offset="{number(100 * share)}%" stop-color="{colour}"/>'
+        for share, colour in zip((0.04, 0.2, 0.36, 0.52, 0.72, 1), reversed(HEAT), strict=True)
+    )
+    body.append(
+        f'<defs><radialGradient id="{name}-map" gradientUnits="userSpaceOnUse" '
+        f'cx="{number(x + 104 * peak[0])}" cy="{number(below + 104 * peak[1])}" r="62">{stops}'
+        "</radialGradient></defs>"
+    )
+    body.append(rect(x - 52, below - 52, 104, 104, f"url(#{name}-map)", INK, 4))
+    body.append(arrow((x + 59, below), (end - 59, below)))
+    body += washer(end, below, 104, defect=True)
+    spot = (end + 104 * peak[0], below + 104 * peak[1])
+    body.append(circle(*spot, 19, RED, RED, ' fill-opacity="0.3" stroke-width="3"'))
+    body += caption(x, below + 76, "Anomaly map", "one score a pixel")
+    return body + caption(end, below + 76, "Defect regions", "map > threshold")
+
+
 def inference() -> str:
     y, below, columns = 84, 350, (92, 256, 430, 600, 768)
-    peak = (0.2, -0.15)  # where the defect is, in sides of the picture from its middle
     body = washer(columns[0], y, 104, defect=True) + feature_grid(columns[1], y, window=False)
     left, top = columns[1] - 51, y - 51
     body.append(rect(left + 68, top + 34, 17, 17, RED, INK, 1, ' stroke-width="2"'))
@@ -240,10 +276,8 @@ def inference() -> str:
         circle(*query, 7, RED, INK, ' stroke-width="1.4"'),
         text(query[0] + 16, query[1] + 6, "*q*", 18, bold=True),
     ]
-    body += heat_grid(columns[3], y)
-    body.append(rect(columns[4] - 46, y - 34, 92, 68, "#ffffff", INK, 10, ' stroke-width="1.6"'))
-    body.append(text(columns[4], y + 12, "*s*", 36, bold=True))
-    for start, end in ((152, 196), (315, 361), (502, 541), (659, 714)):
+    body += answers("patchcore-inference", columns[3], columns[4], y, below)
+    for start, end in ((152, 196), (315, 361), (502, 541)):
         body.append(arrow((start, y), (end, y)))
     top = 168
     body += caption(columns[0], top, "Test image")
@@ -251,27 +285,6 @@ def inference() -> str:
     body += caption(columns[2], top, "Nearest in *M*_{C}", "the memory of", "good patches")
     body += caption(columns[3], top, "Patch scores", "distance to the", "nearest patch")
     body += caption(columns[4], top, "Image score *s*", "maximum, then", "re-weighting")
-    body.append(arrow((columns[3], 220), (columns[3], below - 60)))
-    body += [
-        text(columns[3] - 14, 246, "bilinear upsampling,", colour=SOFT, anchor="end"),
-        text(columns[3] - 14, 268, "Gaussian σ = 4", colour=SOFT, anchor="end"),
-    ]
-    stops = "".join(
-        f'<stop offset="{number(100 * share)}%" stop-color="{colour}"/>'
-        for share, colour in zip((0.04, 0.2, 0.36, 0.52, 0.72, 1), reversed(HEAT), strict=True)
-    )
-    body.append(
-        '<defs><radialGradient id="patchcore-inference-map" gradientUnits="userSpaceOnUse" '
-        f'cx="{number(columns[3] + 104 * peak[0])}" cy="{number(below + 104 * peak[1])}" r="62">{stops}'
-        "</radialGradient></defs>"
-    )
-    body.append(rect(columns[3] - 52, below - 52, 104, 104, "url(#patchcore-inference-map)", INK, 4))
-    body.append(arrow((659, below), (709, below)))
-    body += washer(columns[4], below, 104, defect=True)
-    spot = (columns[4] + 104 * peak[0], below + 104 * peak[1])
-    body.append(circle(*spot, 19, RED, RED, ' fill-opacity="0.3" stroke-width="3"'))
-    body += caption(columns[3], below + 76, "Anomaly map", "one score a pixel")
-    body += caption(columns[4], below + 76, "Defect regions", "map > threshold")
     body.append(rect(34, 310, 424, 116, "#ffffff", EDGE, 8))
     for i, (heading, words) in enumerate(
         [
@@ -305,7 +318,7 @@ def inference() -> str:
 
 
 def numbered(x: float, y: float, order: int) -> list[str]:
-    return [diamond(x, y, 13, ORANGE), text(x, y + 5, str(order), 14, bold=True)]
+    return [diamond(x, y, 13, ORANGE), text(x, y + 5, str(order), SMALLEST, bold=True)]
 
 
 def coreset() -> str:
@@ -361,12 +374,20 @@ DIAGRAMS: dict[str, Callable[[], str]] = {
 }
 
 
-def main() -> None:
+def all_diagrams() -> dict[str, Callable[[], str]]:
+    """The diagrams of this file and of every draw_diagrams_NN.py beside it: {file name: function that draws it}."""
+    found = dict(DIAGRAMS)
+    for path in sorted(Path(__file__).parent.glob("draw_diagrams_*.py")):
+        found |= importlib.import_module(path.stem).DIAGRAMS
+    return found
+
+
+def write(diagrams: dict[str, Callable[[], str]]) -> None:
     OUT.mkdir(parents=True, exist_ok=True)
-    for name, draw in DIAGRAMS.items():
+    for name, draw in diagrams.items():
         (OUT / name).write_bytes(draw().encode())  # bytes: the same line ends on every system
         print(f"wrote {OUT / name}")
 
 
 if __name__ == "__main__":
-    main()
+    write(all_diagrams())

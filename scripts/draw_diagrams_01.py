@@ -9,7 +9,6 @@ from draw_diagrams import (
     BLUE,
     INK,
     ORANGE,
-    OUT,
     RED,
     SKY,
     SOFT,
@@ -25,6 +24,7 @@ from draw_diagrams import (
     shape,
     text,
     washer,
+    write,
 )
 
 
@@ -143,12 +143,5 @@ DIAGRAMS: dict[str, Callable[[], str]] = {
 }
 
 
-def main() -> None:
-    OUT.mkdir(parents=True, exist_ok=True)
-    for name, draw in DIAGRAMS.items():
-        (OUT / name).write_bytes(draw().encode())
-        print(f"wrote {OUT / name}")
-
-
 if __name__ == "__main__":
-    main()
+    write(DIAGRAMS)

@@ -7,21 +7,27 @@ from collections.abc import Callable
 
 from draw_diagrams import (
     BLUE,
+    EDGE,
     INK,
     ORANGE,
-    OUT,
     RED,
     SKY,
     SOFT,
+    answers,
     arrow,
     backbone,
     caption,
     circle,
+    cloud,
+    diamond,
     document,
+    feature_grid,
+    greedy,
     line,
     rect,
     text,
     washer,
+    write,
 )
 
 
@@ -33,7 +39,7 @@ def training() -> str:
     for y, (symbol, *words) in zip(rows, names, strict=True):
         body += washer(150 if symbol == "*x*" else 154, y if symbol == "*x*" else y + 3, 88)
         body.append(text(22, y - 4, symbol, 20, anchor="start", bold=True))
-        body += [text(22, y + 17 + 18 * i, word, 14, SOFT, "start") for i, word in enumerate(words)]
+        body += [text(22, y + 17 + 18 * i, word, 15, SOFT, "start") for i, word in enumerate(words)]
     body += [rect(172, rows[2] - 26, 22, 18, ORANGE, INK, 7, ' fill-opacity="0.85"')]
     for y in rows:
         body.append(arrow((206, y), (236, y), (236, rows[1]), (262, rows[1])))
@@ -71,15 +77,60 @@ def _directions(x: float, y: float) -> list[str]:
     return [*parts, circle(x, y, 4, INK)]
 
 
-DIAGRAMS: dict[str, Callable[[], str]] = {"spd-training.svg": training}
+def inference() -> str:
+    """SPD's network in place of PatchCore's: above, the memory bank; below, the score of a test image."""
+    high, low, columns = 92, 300, (84, 246, 402, 562, 760)
+    body: list[str] = []
+    for shift in (14, 7, 0):
+        body += washer(columns[0] + shift - 7, high - shift + 7, 92)
+    body += backbone(columns[1], high) + feature_grid(columns[2], high) + _coreset(columns[3], high)
+    body += washer(columns[0], low, 104, defect=True) + backbone(columns[1], low)
+    body += feature_grid(columns[2], low, window=False)
+    body += answers("spd-inference", columns[3], columns[4], low, low + 254)
+    for y, spans in ((high, ((146, 180), (309, 345), (457, 501))), (low, ((140, 180), (309, 345), (457, 505)))):
+        body += [arrow((start, y), (end, y)) for start, end in spans]
+    body.append(arrow((columns[3], high + 62), (columns[3], low - 56)))
+    body += [line(columns[1], high + 102, columns[1], low - 58, SOFT, 1.6, ' stroke-dasharray="5 4"')]
+    body += [text(columns[1] + 10, (high + low) / 2 + 20, "the same network, frozen", colour=SOFT, anchor="start")]
+    body += caption(columns[0], high + 84, "Good images") + caption(columns[1], high + 78, "Backbone of SPD")
+    body += caption(columns[2], high + 78, "Patch features")
+    body += caption(columns[3] + 132, high - 8, "Coreset *M*_{C}", "of PatchCore")
+    body += caption(columns[0], low + 84, "Test image")
+    body += caption(columns[1], low + 84, "Backbone of SPD", "without its head")
+    body += caption(columns[2], low + 84, "Patch features")
+    body += caption(columns[3], low + 84, "Patch scores", "distance to the", "nearest patch")
+    body += caption(columns[4], low + 60, "Image score *s*")
+    body += [rect(34, low + 196, 380, 116, "#ffffff", EDGE, 8)]
+    remarks = (
+        "What SPD changes, and what it does not",
+        "Only the network’s weights are other ones.",
+        "The head is thrown away after the training.",
+        "All else is PatchCore, as in chapter 2.",
+    )
+    for i, words in enumerate(remarks):
+        body.append(text(52, low + 224 + 24 * i, words, 16 + (i == 0), SOFT if i else INK, "start", bold=i == 0))
+    return document(
+        "spd-inference", low + 370,
+        "SPD at inference: its backbone inside PatchCore",
+        "SPD is no detector; its trained backbone takes the place of PatchCore's, and its head is thrown away. Above: "
+        "good images go through this backbone, frozen, to patch features, of which a coreset M_C is kept. Below: a "
+        "test image goes through the same backbone. The distance of each patch feature to the nearest one in the "
+        "coreset is its patch score. The largest gives the image score s; enlarged and smoothed, the patch scores are "
+        "the anomaly map, and what exceeds a threshold there are the defect regions.",
+        body,
+    )  # fmt: skip
 
 
-def main() -> None:
-    OUT.mkdir(parents=True, exist_ok=True)
-    for name, draw in DIAGRAMS.items():
-        (OUT / name).write_bytes(draw().encode())
-        print(f"wrote {OUT / name}")
+def _coreset(x: float, y: float) -> list[str]:
+    """A cloud of patch features, those that are kept drawn as diamonds."""
+    bank = cloud(x, y, seed=4)
+    kept = greedy(bank, 8)
+    rest = [circle(*p, 2.6, "#a3adb9") for i, p in enumerate(bank) if i not in kept]
+    return rest + [diamond(*bank[i]) for i in kept]
+
+
+DIAGRAMS: dict[str, Callable[[], str]] = {"spd-training.svg": training, "spd-inference.svg": inference}
 
 
 if __name__ == "__main__":
-    main()
+    write(DIAGRAMS)

@@ -14,7 +14,6 @@ from draw_diagrams import (
     HEAT,
     INK,
     ORANGE,
-    OUT,
     PANEL,
     RED,
     SKY,
@@ -22,15 +21,18 @@ from draw_diagrams import (
     arrow,
     caption,
     circle,
+    dashed_arrow,
     document,
     line,
     number,
     rect,
     shape,
     text,
+    write,
 )
 
 LOSS = "#a84300"  # the red of the dashed arrows, dark enough for letters
+LIGHT, GREENISH = "#cfe6f5", "#cdeade"  # what belongs to the teacher, and to the autoencoder
 TOP, MIDDLE, BOTTOM = 82, 212, 342  # teacher, student, autoencoder
 PICTURES, NETWORKS, FIRST, SECOND = 86, 310, 520, 604  # columns; T̂ and S stand in FIRST, S′ and A in SECOND
 # Where the maps of the test image are high: row and column in a grid of six by six, and how fast it falls off.
@@ -112,10 +114,10 @@ def _outputs() -> list[str]:
     bend = 732
     parts = [rect(FIRST - 44, MIDDLE - 44, SECOND - FIRST + 88, 88, "#ffffff", EDGE, 6)]  # S and S′: one network
     for x, y, name, fill in (
-        (FIRST, TOP, "*T̂*", "#cfe6f5"),
-        (FIRST, MIDDLE, "*S*", "#cfe6f5"),
-        (SECOND, MIDDLE, "*S*′", "#cdeade"),
-        (SECOND, BOTTOM, "*A*", "#cdeade"),
+        (FIRST, TOP, "*T̂*", LIGHT),
+        (FIRST, MIDDLE, "*S*", LIGHT),
+        (SECOND, MIDDLE, "*S*′", GREENISH),
+        (SECOND, BOTTOM, "*A*", GREENISH),
     ):
         parts += [rect(x - 38 + 19 * (i % 4), y - 38 + 19 * (i // 4), 19, 19, fill, "#ffffff") for i in range(16)]
         parts.append(_hatted(text(x, y + 8, name, 24, bold=True)))
@@ -128,11 +130,10 @@ def _outputs() -> list[str]:
         [(SECOND, BOTTOM - 42), (SECOND, MIDDLE + 47)],
         [(FIRST + 42, TOP), (bend, TOP), (bend, BOTTOM), (SECOND + 44, BOTTOM)],
     ):
-        dashed = 'stroke-linejoin="round" stroke-dasharray="7 4"'
-        parts.append(arrow(*points).replace(ARROW, RED).replace('stroke-linejoin="round"', dashed))
+        parts.append(dashed_arrow(*points))
     parts += [text(FIRST - 14, TOP + 57, "*L*_{hard}", 18, LOSS, "end", bold=True)]
-    parts += [text(FIRST - 14, TOP + 77, "largest differences", 14, SOFT, "end")]
-    parts += [text(FIRST + 14, TOP + 77, "two halves of the channels", 14, SOFT, "start")]
+    parts += [text(FIRST - 14, TOP + 77, "largest differences", 15, SOFT, "end")]
+    parts += [text(FIRST + 14, TOP + 77, "two halves of the channels", 15, SOFT, "start")]
     parts += [text(SECOND + 14, BOTTOM - 58, "*L*_{STAE}", 18, LOSS, "start", bold=True)]
     parts += [text(bend + 14, MIDDLE + 6, "*L*_{AE}", 18, LOSS, "start", bold=True)]
     parts += [text(FIRST - 34, MIDDLE + 68, "*S* → 0: penalty", 17, LOSS, bold=True)]
@@ -191,15 +192,85 @@ def _heat(x: float, y: float, cell: float, spots: Sequence[tuple[float, float, f
     return parts
 
 
-DIAGRAMS: dict[str, Callable[[], str]] = {"efficientad.svg": method}
+def training() -> str:
+    """The upper half of ``method``, with what is added up."""
+    y = 478
+    body = [*_inputs(), *_networks(), *_outputs(), line(28, 446, 832, 446, SOFT, 1, ' stroke-dasharray="4 5"')]
+    total = "*L* = *L*_{hard} + *L*_{pen} + *L*_{AE} + *L*_{STAE}"
+    body += [text(430, y, total, 18, INK, bold=True)]
+    remark = "one sum, one optimiser, for student and autoencoder; the teacher never changes"
+    body.append(text(430, y + 24, remark, colour=SOFT))
+    return document(
+        "efficientad-training", 520,
+        "EfficientAD, training: three networks and four terms of the loss",
+        "Good images go into three networks: a frozen teacher with the output T hat, a student, and an autoencoder "
+        "with the output A, which passes the image through a short code. The student's output has two halves, S and S "
+        "prime. S is taught to match T hat by the loss L hard, in which only the largest differences count. A is "
+        "taught to match T hat by the loss L AE, and S prime to match A by the loss L STAE, both on a slightly changed "
+        "copy of the image. Outside images, which show anything but the product, go into the student alone; a penalty "
+        "pulls S towards zero on them. The four terms are added, and one optimiser changes student and autoencoder.",
+        body,
+    )  # fmt: skip
 
 
-def main() -> None:
-    OUT.mkdir(parents=True, exist_ok=True)
-    for name, draw in DIAGRAMS.items():
-        (OUT / name).write_bytes(draw().encode())
-        print(f"wrote {OUT / name}")
+def inference() -> str:
+    """One image, four outputs, two differences on one scale, one map."""
+    x, first, maps, end = 76, 350, 500, 780
+    top, bottom = (66, 150), (262, 346)  # T̂ and S; S′ and A
+    low = (top[1] + bottom[0]) / 2
+    body = _kit(x, low, 92, wrong=True)
+    body += caption(x, low + 76, "Test image", "a bolt is broken,", "a disc too many")
+    for y, words, fill, outs in (
+        (top[0], "Teacher", "#d5dae1", (top[0],)),
+        (low, "Student", SKY, (top[1], bottom[0])),
+        (bottom[1], "Autoencoder", SKY, (bottom[1],)),
+    ):
+        body += [rect(162, y - 28, 116, 56, fill, INK, 8), text(220, y + 6, words, 17, bold=True)]
+        body.append(arrow((126, low), (144, low), (144, y), (160, y)) if y != low else arrow((126, y), (160, y)))
+        for out in outs:  # the student's two halves leave by one line that forks
+            path = ((280, y), (294, y), (294, out), (first - 36, out)) if out != y else ((280, y), (first - 36, y))
+            body.append(arrow(*path))
+    outputs = zip((*top, *bottom), ("*T̂*", "*S*", "*S*′", "*A*"), (LIGHT, LIGHT, GREENISH, GREENISH), strict=True)
+    for y, name, fill in outputs:
+        body += [rect(first - 34 + 17 * (i % 4), y - 34 + 17 * (i // 4), 17, 17, fill, "#ffffff") for i in range(16)]
+        body.append(_hatted(text(first, y + 8, name, 22, bold=True)))
+    for (one, two), spot, formula, offset in (
+        (top, BROKEN, "*M*_{ST} = mean of (*T̂* − *S*)²", -56),
+        (bottom, TOO_MANY, "*M*_{AE} = mean of (*A* − *S*′)²", 70),
+    ):
+        y = (one + two) / 2
+        body += [arrow((first + 38, one), (402, one), (402, y), (maps - 50, y))]
+        body += [line(first + 38, two, 402, two, ARROW, 2.4), line(402, two, 402, y, ARROW, 2.4)]
+        body += _heat(maps, y, 15, [spot])
+        body.append(_hatted(text(maps, y + offset, formula, 17, bold=True)))
+        body += [arrow((maps + 50, y), (580, y)), rect(582, y - 30, 92, 60, "#ffffff", INK, 8)]
+        body += [text(628, y - 4, "quantiles", bold=True), text(628, y + 17, "to 0 and 0.1", 15, SOFT)]
+        body.append(arrow((676, y), (694, y), (694, low), (end - 58, low)))
+    body += _heat(end, low, 17, [BROKEN, TOO_MANY])
+    body += caption(end, low - 82, "Average", "of both maps")
+    body += caption(end, low + 78, "Combined map", "the largest value is", "the image’s score")
+    body += [text(628, low - 6, "from held-out", colour=SOFT), text(628, low + 15, "good images", colour=SOFT)]
+    body += [text(maps, low - 6, "above: locally odd", colour=SOFT)]
+    body += [text(maps, low + 15, "below: does not fit", colour=SOFT)]
+    return document(
+        "efficientad-inference", 416,
+        "EfficientAD, inference: four outputs, two maps, one score",
+        "A test image of a tray, in which a bolt is broken and one disc is too many, goes into the frozen teacher, the "
+        "student and the autoencoder. The map M ST is the mean over channels of T hat minus S squared; it is high at "
+        "the broken bolt, which is locally odd. The map M AE is the mean of A minus S prime squared; it is high at the "
+        "discs, which do not belong together. Two quantiles of the maps of held-out good images are brought to 0 and "
+        "0.1, so that both maps have one scale. Their average is the combined map, and its largest value is the "
+        "image's score.",
+        body,
+    )  # fmt: skip
+
+
+DIAGRAMS: dict[str, Callable[[], str]] = {
+    "efficientad.svg": method,
+    "efficientad-training.svg": training,
+    "efficientad-inference.svg": inference,
+}
 
 
 if __name__ == "__main__":
-    main()
+    write(DIAGRAMS)

@@ -7,7 +7,7 @@ import pytest
 
 from adlib.datasets import SyntheticFactory
 
-CHAPTERS = sorted((Path(__file__).parent.parent / "notebooks").glob("0[1-9]_*.ipynb"))
+CHAPTERS = sorted((Path(__file__).parent.parent / "notebooks").glob("0*_*.ipynb"))
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)

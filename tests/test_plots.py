@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from io import BytesIO
-from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -16,14 +14,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-import draw_diagrams
-import draw_diagrams_01
-import draw_diagrams_03
-import draw_diagrams_04
-import draw_diagrams_05
 from adlib import plots
-
-DIAGRAMS = Path(__file__).parents[1] / "book" / "_static"
 
 
 def _images(count: int = 2, height: int = 24, width: int = 32) -> torch.Tensor:
@@ -240,29 +231,3 @@ def test_colours_differ_in_luminance_where_they_meet() -> None:
     ramp = [_luminance(plots.MAP_COLOURS(share)[:3]) for share in np.linspace(0, 1, 32)]
     assert (np.diff(ramp) > 0).all(), "two values of a map look alike in a greyscale print"
     assert len({style for _, style in plots.LINES}) == len(plots.LINES)
-
-
-ALL_DIAGRAMS = {}
-for drawn in (draw_diagrams, draw_diagrams_01, draw_diagrams_03, draw_diagrams_04, draw_diagrams_05):
-    ALL_DIAGRAMS |= drawn.DIAGRAMS
-
-
-@pytest.mark.parametrize("name", sorted(ALL_DIAGRAMS))
-def test_the_committed_diagrams_are_what_the_script_draws(name: str) -> None:
-    committed = (DIAGRAMS / name).read_bytes()
-    assert ALL_DIAGRAMS[name]().encode() == committed, "run: python scripts/draw_diagrams.py, and those of the chapters"
-
-
-@pytest.mark.parametrize("name", sorted(ALL_DIAGRAMS))
-def test_diagrams_speak_to_screen_readers_and_are_legible(name: str) -> None:
-    root = ElementTree.fromstring((DIAGRAMS / name).read_bytes())
-    space = "{http://www.w3.org/2000/svg}"
-    named = {root.find(f"{space}title").get("id"), root.find(f"{space}desc").get("id")}
-    assert root.get("role") == "img" and set(root.get("aria-labelledby").split()) == named
-    assert len(root.find(f"{space}title").text) > 10 and len(root.find(f"{space}desc").text) > 80
-    panel = next(child for child in root if child.tag == f"{space}rect").get("fill")
-    shown_at = 700 / float(root.get("viewBox").split()[2])
-    for text in root.iter(f"{space}text"):
-        ground = draw_diagrams.BLUE if text.get("fill") == "#ffffff" else panel
-        assert _contrast(text.get("fill"), ground) >= 4.5, text.text
-        assert float(text.get("font-size")) * shown_at >= 11, text.text
