@@ -180,7 +180,8 @@ def statements(cell: NotebookNode) -> list[Statement]:
     """The statements of a code cell.
 
     One changes a name by binding it, by assigning to an attribute or an item of it, or by a call of its method
-    that stands alone, as `many.append(…)`. What a function does to its arguments is not seen.
+    that stands alone, as `many.append(…)`. What a function does to its arguments is not seen: random numbers
+    that an earlier statement has drawn from a shared generator, for instance.
     """
     lines, found = cell.source.splitlines(), []
     for node in ast.parse(cell.source).body:
@@ -235,6 +236,7 @@ def needed_only(notebook: NotebookNode) -> NotebookNode:
     plain = [c for c in cells if not re.search(r"^\s*[%!]", c.source, re.M)]
     pieces = [piece for cell in plain for piece in statements(cell)]
     functions_use: dict[str, set[str]] = {}  # a function reads its global names where it is called
+    modules = {name for piece in pieces if re.match(r"(from|import) ", piece.text) for name in piece.anew}
     for piece in pieces:
         if re.match(r"(@|def |class )", piece.text):
             for name in piece.anew:
@@ -248,7 +250,7 @@ def needed_only(notebook: NotebookNode) -> NotebookNode:
     wanted = with_functions({name for e in found for piece in statements(e.cell) for name in piece.uses})
     kept: list[Statement] = []
     for piece in reversed(pieces):
-        if piece.binds & wanted:
+        if piece.binds & wanted - (modules - piece.anew):  # `plots.show(…)` does not change plots
             wanted = (wanted - piece.anew) | with_functions(piece.uses)
             kept.insert(0, piece)
     for cell in plain:
