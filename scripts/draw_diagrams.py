@@ -146,7 +146,7 @@ def backbone(x: float, y: float) -> list[str]:
 
 
 def feature_grid(x: float, y: float, window: bool = True) -> list[str]:
-    """A grid of feature positions; a p by p neighbourhood is framed, a dot marks every s-th position."""
+    """A grid of feature positions; a p by p neighbourhood is framed, a dot marks the positions one stride apart."""
     cell, cells = 17, 6
     left, top = x - cell * cells / 2, y - cell * cells / 2
     parts = []
@@ -205,7 +205,7 @@ def training() -> str:
     top = 186
     body += caption(columns[0], top, "Good images", "no defects,", "no labels")
     body += caption(columns[1], top, "Frozen backbone", "maps of layer2", "and layer3")
-    body += caption(columns[2], top, "Patch features *P*_{s,p}", "mean over *p* × *p*,", "every *s*-th position")
+    body += caption(columns[2], top, "Patch features *P*", "mean over *p* × *p*,", "one stride apart")
     body += caption(columns[3], top, "Memory bank *M*", "all patches of", "all images")
     body += caption(columns[4], top, "Coreset *M*_{C}", "chosen greedily,", "e.g. 10 %")
     return document(
@@ -281,7 +281,7 @@ def inference() -> str:
         body.append(arrow((start, y), (end, y)))
     top = 168
     body += caption(columns[0], top, "Test image")
-    body += caption(columns[1], top, "Same features", "backbone, *P*_{s,p};", "one patch: *q*")
+    body += caption(columns[1], top, "Same features", "backbone, *P*;", "one patch: *q*")
     body += caption(columns[2], top, "Nearest in *M*_{C}", "the memory of", "good patches")
     body += caption(columns[3], top, "Patch scores", "distance to the", "nearest patch")
     body += caption(columns[4], top, "Image score *s*", "maximum, then", "re-weighting")

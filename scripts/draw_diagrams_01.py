@@ -108,7 +108,7 @@ def receptive_field() -> str:
                 fill = SKY if i == chosen else ORANGE
             body.append(rect(x - cell / 2 + 2, y - cell / 2 + 2, cell - 4, cell - 4, fill, INK, 3))
     body += _measures(rows, heights, cell)
-    names = ("image: *r* = 1, *j* = 1", "layer 1: *r* = 3, *j* = 2", "layer 2: *r* = 7, *j* = 4")
+    names = ("image: field 1, step 1", "layer 1: field 3, step 2", "layer 2: field 7, step 4")
     for name, words, y in zip(names, ("", "window 3, stride 2", "window 3, stride 2"), heights, strict=True):
         body.append(text(556, y + (0 if words else 6), name, 17, anchor="start", bold=True))
         body.append(text(556, y + 21, words, colour=SOFT, anchor="start"))
@@ -128,12 +128,12 @@ def _measures(rows: list[list[float]], heights: list[float], cell: float) -> lis
     first, last = rows[0][4] - half, rows[0][10] + half
     parts = [line(first, y, last, y, BLUE, 3)]
     parts += [line(x, y - 7, x, y + 7, BLUE, 3) for x in (first, last)]
-    parts.append(text((first + last) / 2, y + 24, "*r* = 3 + (3 − 1) · 2 = 7", 17, bold=True))
+    parts.append(text((first + last) / 2, y + 24, "field: 3 + (3 − 1) · 2 = 7", 17, bold=True))
     above = heights[2] - 28
     start, end = rows[2][1], rows[2][2]
     parts.append(line(start, above, end, above, ARROW, 2.4))
     parts += [line(x, above - 6, x, above + 6, ARROW, 2.4) for x in (start, end)]
-    parts.append(text((start + end) / 2, above - 8, "*j* = 2 · 2 = 4 pixels", 16, SOFT))
+    parts.append(text((start + end) / 2, above - 8, "step: 2 · 2 = 4 pixels", 16, SOFT))
     return parts
 
 
