@@ -23,7 +23,7 @@ def k_center_greedy(
     The first centre is `start`, or drawn from `seed`. Each further one is the point that is
     farthest from all centres so far; of equally far points, the one with the lowest index.
     Its covering radius is at most twice the best one, equation (2.7); at most
-    2·√((1+ε)/(1−ε)) times where the features were projected first, equation (2.10).
+    2·√((1+δ)/(1−δ)) times where the features were projected first, equation (2.10).
 
     features: (N, d). Returns (n,) int64, all different, in the order of selection.
     Memory beyond the input: one float32 copy of it, the rows of the centres, and blocks of 8,192 rows.
@@ -160,7 +160,7 @@ class _Bounds:
 def covering_radius(features: Tensor, centres: Tensor) -> float:
     """The largest distance r from a row of `features` to its nearest centre. Equation (2.5).
 
-    With it, D(q, M) ≤ D(q, M_C) ≤ D(q, M) + r for every query q, equation (2.12).
+    With it, dist(q, M) ≤ dist(q, M_C) ≤ dist(q, M) + r for every query q, equation (2.12).
 
     features: (N, d); centres: indices (n,) of rows of `features`. In the units of the features.
     """
@@ -186,7 +186,7 @@ def random_projection(features: Tensor, dimension: int, *, seed: int = 0) -> Ten
 def jl_dimension(n: int, epsilon: float) -> int:
     """A dimension that keeps all squared distances of n points within 1 ± epsilon, with room to spare.
 
-    ⌈4 ln n / (ε²/2 − ε³/3)⌉, equation (2.9), the bound of Dasgupta and Gupta (2003), for 0 < ε < 1.
+    ⌈4 ln n / (δ²/2 − δ³/3)⌉, equation (2.9), the bound of Dasgupta and Gupta (2003), for 0 < δ < 1.
     """
     if n < 2 or not 0 < epsilon < 1:
         raise ValueError(f"n = {n}, epsilon = {epsilon}: expected n >= 2 and 0 < epsilon < 1")

@@ -43,7 +43,7 @@ __all__ = [
 ]  # fmt: skip
 
 SHIPPED_TEACHER = "adlib_pdn_s_quarter"  # the full "adlib_pdn_s" takes ten times as long: for GPUs
-QUANTILES = (0.9, 0.995)  # q_a and q_b of equation (5.13)
+QUANTILES = (0.9, 0.995)  # of Q_0.9 and Q_0.995 in equation (5.13)
 
 # The paper's settings, for a teacher distilled from a WideResNet-101 on ImageNet.
 PAPER = {"teacher": "adlib_pdn_s", "steps": 70_000, "images_per_step": 1, "learning_rate": 1e-4, "decay": "step",
@@ -61,10 +61,10 @@ def difference_map(a: Tensor, b: Tensor) -> Tensor:
 
 
 def map_quantiles(maps: Sequence[Tensor] | Tensor, quantiles: tuple[float, float] = QUANTILES) -> Tensor:
-    """q_a and q_b (2,) over all cells of all maps of held-out normal images, linear between two values.
+    """Q_0.9 and Q_0.995 (2,) over all cells of all maps of held-out normal images, linear between two values.
 
     maps: (B, h, w), or several such; before any border is added to them. Of any number of cells: many releases of
-    torch.quantile refuse more than 2²⁴. Raises ValueError where there are none, or q_b is not above q_a.
+    torch.quantile refuse more than 2²⁴. Raises ValueError where there are none, or the second is not above the first.
     """
     values = torch.cat([m.flatten().cpu() for m in maps]).double().numpy() if len(maps) else np.empty(0)
     if not len(values):
@@ -78,7 +78,7 @@ def map_quantiles(maps: Sequence[Tensor] | Tensor, quantiles: tuple[float, float
 
 
 def normalise_map(maps: Tensor, quantiles: Tensor) -> Tensor:
-    """0.1·(M − q_a)/(q_b − q_a), so that q_a becomes 0 and q_b 0.1; (B, h, w) both. Equation (5.13)."""
+    """0.1·(M − Q_0.9)/(Q_0.995 − Q_0.9), so that Q_0.9 becomes 0 and Q_0.995 0.1; (B, h, w) both. Equation (5.13)."""
     return 0.1 * (maps - quantiles[0]) / (quantiles[1] - quantiles[0])
 
 

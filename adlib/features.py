@@ -135,7 +135,7 @@ def fingerprint(module: nn.Module) -> str:
 
 
 class PatchFeatures(nn.Module):
-    """Images to locally aware patch features P_{s,p}. Equations (2.1) to (2.3).
+    """Images to locally aware patch features P. Equations (2.1) to (2.3).
 
     Each level is averaged over p×p neighbourhoods (2.2). The levels are brought to the grid of the
     first one by bilinear interpolation and stacked. Every s-th row and column is kept (2.3).

@@ -205,10 +205,10 @@ def image_auroc_interval(
 
 
 def newcombe_interval(auroc: float, positive: int, negative: int, *, confidence: float = 0.95) -> Interval:
-    """The AUROCs θ whose own spread reaches the observed one: |θ̂ − θ| ≤ z·√V(θ). Equations (1.11), (1.12).
+    """The AUROCs θ whose own spread reaches the observed one: |AUROC − θ| ≤ z·√V(θ). Equations (1.11), (1.12).
 
-    V(θ) = θ(1−θ)/(mn) · [1 + (N*−1)·((1−θ)/(2−θ) + θ/(1+θ))] with N* = (m + n)/2. Unlike a
-    bootstrap it has a width at θ̂ = 1. positive, negative: m and n, the two sample sizes.
+    V(θ) = θ(1−θ)/(n⁺n⁻) · [1 + (n̄−1)·((1−θ)/(2−θ) + θ/(1+θ))], n̄ = (n⁺ + n⁻)/2. Unlike a
+    bootstrap it has a width at AUROC = 1. positive, negative: n⁺ and n⁻, the two sample sizes.
     Source: Newcombe 2006, method 5, on the variance of Hanley and McNeil 1982.
     """
     z = stats.norm.ppf(0.5 + confidence / 2)

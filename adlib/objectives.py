@@ -93,7 +93,7 @@ class SimCLR(nn.Module):
 
 @torch.no_grad()
 def follow(slow: list[Tensor], fast: list[Tensor], momentum: float) -> None:
-    """θ_k ← m·θ_k + (1 − m)·θ_q, in place. Equation (3.11). slow, fast: weights of the same shapes."""
+    """W_slow ← κ·W_slow + (1 − κ)·W_trained, in place. Equation (3.11). slow, fast: weights of the same shapes."""
     for k, q in zip(slow, fast, strict=True):
         k.lerp_(q, 1 - momentum)
 
@@ -101,7 +101,7 @@ def follow(slow: list[Tensor], fast: list[Tensor], momentum: float) -> None:
 class MoCo(nn.Module):
     """Each view finds its key among a queue of earlier ones; keys are made by a slowly following copy.
 
-    The copy follows by θ_k ← m·θ_k + (1 − m)·θ_q, equation (3.11), before the keys of a batch are made; its
+    The copy follows by W_slow ← κ·W_slow + (1 − κ)·W_trained, equation (3.11), before the keys of a batch are made; its
     statistics of batch normalisation are its own.
     Source: He et al., CVPR 2020, eq. 1 and 2, with the two-layer head of its second version.
     """

@@ -21,7 +21,7 @@ class PatchCore(Detector):
     """Detects what is far from every normal patch. `fit`, `predict`, `save` and `load` as in `Detector`.
 
     backbone: a name or a module, see `features.load_backbone`. levels: from fine to coarse.
-    neighbourhood: p and stride: s of the patch features P_{s,p}, equations (2.1) to (2.3).
+    neighbourhood: p and stride of the patch features P, equations (2.1) to (2.3).
     coreset_ratio: the share of the memory bank that is kept, in (0, 1]. Equations (2.5), (2.6).
     projection: dimension of a random projection used while selecting, equation (2.8); None for none.
     reweighting: b of equation (2.14), the size of the neighbourhood of m*; None for the plain maximum.

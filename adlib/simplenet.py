@@ -49,7 +49,7 @@ def truncated_l1(normal: Tensor, noisy: Tensor, *, th_plus: float = 0.5, th_minu
 
 
 def noise_level(features: Tensor, ratio: float = NOISE) -> float:
-    """σ = ρ·τ, τ² the variance of the features over all patches, averaged over the channels. Equation (4.3).
+    """σ = ρ·σ_o, σ_o² the variance of the features over all patches, averaged over the channels. Equation (4.3).
 
     features: (…, C), the patch features of normal images. ratio: ρ.
     Raises ValueError where they are not finite, or do not vary: then nothing says what a small change is.
