@@ -1,12 +1,13 @@
 """Compare the three detectors, and PatchCore on a backbone pre-trained with and without SPD, on the same images.
 
-    python benchmarks/comparison.py                # scores: the factory's four products, three seeds, five ways
+    python benchmarks/comparison.py                # scores: the factory's four products, three seeds, six ways
     python benchmarks/comparison.py --root DATA    # bottle as well, from DATA/mvtec_ad
     python benchmarks/comparison.py --cost         # time and memory; nothing else should run
 
 Every way sees the same 200 training images (bottle: 209) and the same test images; EfficientAD holds a tenth of the
 training images out. A factory run draws its pictures from the run's seed, which is the detector's seed as well. The
-detectors have their defaults, except that EfficientAD computes its convolutions in bfloat16. "base" and "spd" are
+detectors have their defaults, except that EfficientAD computes its convolutions in bfloat16. "patchcore_128" is
+PatchCore on images of 128 pixels, the size that EfficientAD sees. "base" and "spd" are
 PatchCore on a narrow ResNet-18 that benchmarks/spd.py trains from random weights by SimSiam alone and by SimSiam
 with SPD; beside each other they show what SPD changes, beside the other rows only what a small training can reach.
 
@@ -50,7 +51,7 @@ from adlib.metrics import au_pro, au_spro, image_auroc, image_auroc_interval
 from adlib.resnet import ResNet18
 
 RESULTS = Path(__file__).parent / "results"
-WAYS = ("patchcore", "simplenet", "efficientad", "base", "spd")
+WAYS = ("patchcore", "simplenet", "efficientad", "patchcore_128", "base", "spd")
 DIGITS = 6  # of a score that is kept
 
 
@@ -76,8 +77,9 @@ def make(way: str, seed: int, folder: Path) -> Detector:
         return SimpleNet(device="cpu", seed=seed)
     if way == "efficientad":
         return EfficientAD(device="cpu", seed=seed, **SMALL)
-    if way == "patchcore":
-        return PatchCore(device="cpu", seed=seed)
+    if way in ("patchcore", "patchcore_128"):
+        size = {"image_size": 128} if way == "patchcore_128" else {}
+        return PatchCore(device="cpu", seed=seed, **size)
     return PatchCore(backbone(way, seed, folder), device="cpu", seed=seed)
 
 
