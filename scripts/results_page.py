@@ -291,7 +291,8 @@ def efficientad_tables(benchmarks: Path) -> list[str]:
 
 
 WAY_NAMES = {"patchcore": "PatchCore", "simplenet": "SimpleNet", "efficientad": "EfficientAD",
-             "patchcore_128": "PatchCore at 128 pixels", "base": "PatchCore, base backbone", "spd": "PatchCore, SPD backbone"}
+             "patchcore_128": "PatchCore at 128 pixels",
+             "base": "PatchCore, base backbone", "spd": "PatchCore, SPD backbone"}
 
 
 def comparison_tables(benchmarks: Path) -> list[str]:
