@@ -83,7 +83,7 @@ def _gaussians(x: float, arc: Points, heap: Points) -> list[str]:
 def _sphere(x: float, arc: Points, heap: Points) -> list[str]:
     y = MIDDLE + 4
     cross = [line(x - 22, y, x - 10, y, INK, 2), line(x - 16, y - 6, x - 16, y + 6, INK, 2)]
-    return [circle(x - 4, y, 82, LIGHT, BLUE, ' stroke-width="2"'), *cross, text(x - 30, y + 6, "*c*", 18)]
+    return [circle(x - 4, y, 82, LIGHT, BLUE, ' stroke-width="2"'), *cross, text(x - 16, y - 14, "centre", 15)]
 
 
 def _agreement(x: float, arc: Points, heap: Points) -> list[str]:
