@@ -28,6 +28,7 @@ from nbformat import NotebookNode
 
 import api_page
 import ledger
+import mend_html
 import results_page
 import status_page
 from notebooks import START_TIMEOUT, all_notebooks, drop_injected, run_record, strip_volatile
@@ -176,25 +177,32 @@ def check(html: Path, toc: Path) -> list[str]:
     return found + [f"a network request, {load}" for load in network_loads(html)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Run the chapters and build the book.")
-    parser.add_argument("--committed", action="store_true", help="show the committed outputs, run nothing")
-    committed = parser.parse_args().committed
-    start, build = time.monotonic(), ROOT / "build"
-    stage(ROOT, build / "staged", committed)
-    shutil.rmtree(build / "_build", ignore_errors=True)
+def build(folder: Path, committed: bool = False) -> Path:
+    """Build the book of this repository under `folder` and return the folder of its HTML. SystemExit where it fails."""
+    stage(ROOT, folder / "staged", committed)
+    shutil.rmtree(folder / "_build", ignore_errors=True)
     # -W: a warning is an error, and without it a broken page builds green. -n: a dead reference is a warning.
-    command = ["jupyter-book", "build", "-W", "-n", "--keep-going", "--all", "--path-output", str(build),
-               str(build / "staged")]
+    command = ["jupyter-book", "build", "-W", "-n", "--keep-going", "--all", "--path-output", str(folder),
+               str(folder / "staged")]
     # The scripts of this environment come first, so that it need not be activated.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     status = subprocess.run(command, env={**os.environ, "PATH": path}).returncode
     if status:
         sys.exit(f"jupyter-book failed (exit status {status}); its messages are above.")
-    html = build / "_build" / "html"
+    html = folder / "_build" / "html"
+    mend_html.mend(html)
     problems = check(html, ROOT / "_toc.yml")
     if problems:
         sys.exit("The book was built, but:\n" + "\n".join(problems))
+    return html
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Run the chapters and build the book.")
+    parser.add_argument("--committed", action="store_true", help="show the committed outputs, run nothing")
+    committed = parser.parse_args().committed
+    start = time.monotonic()
+    html = build(ROOT / "build", committed)
     print(f"\nThe book: {(html / 'index.html').relative_to(ROOT)}")
     print(f"make book took {time.monotonic() - start:.0f} s")
 

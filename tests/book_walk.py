@@ -1,0 +1,148 @@
+"""What is wrong with a page of the book, as a browser sees it. test_book_browser.py asks this of every page."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page
+
+from browser import open_file
+
+DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+# Without preload, axe would fetch the style sheets once more, which a browser refuses for a file on disk. Only an
+# experimental rule, which is off by default, reads them.
+AXE = {"resultTypes": ["violations"], "preload": False}
+
+# Colours that are still changing would be measured half-way between light and dark.
+STILL = "*, *::before, *::after { transition: none !important; animation: none !important; }"
+
+EQUATIONS = """() => {
+  const wrong = [...document.querySelectorAll('[data-mjx-error]')].map(e => e.getAttribute('data-mjx-error'));
+  // A macro that MathJax does not know is no error to it; it is shown by its name, in red.
+  for (const e of document.querySelectorAll('mjx-assistive-mml mtext[mathcolor="red"]'))
+    wrong.push('unknown: ' + e.textContent);
+  for (const e of document.querySelectorAll('.math'))
+    if (!e.querySelector('mjx-container')) wrong.push('MathJax did not set ' + e.textContent.trim().slice(0, 60));
+  const texts = document.createTreeWalker(document.querySelector('main') ?? document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    const parent = texts.currentNode.parentElement;
+    if (/\\$\\$|\\\\\\(|\\\\begin\\{/.test(texts.currentNode.data) && !parent.closest('pre, code, script, style, .math'))
+      wrong.push('left as text: ' + texts.currentNode.data.trim().slice(0, 60));
+  }
+  return wrong;
+}"""
+
+# Every picture, shown or not: the theme shows some in the light or in the dark only.
+PICTURES = """() => {
+  const name = e => (e.getAttribute('alt') ?? e.getAttribute('aria-label') ??
+    document.getElementById(e.getAttribute('aria-labelledby'))?.textContent ??
+    e.querySelector(':scope > title, :scope > figcaption')?.textContent ?? '').trim();
+  const wrong = [];
+  for (const e of document.querySelectorAll('img, svg, canvas, object, area, input[type=image], [role=img]')) {
+    if (e.closest('[aria-hidden=true], mjx-container') || e.parentElement.closest('svg')) continue;
+    const text = name(e), shown = e.getAttribute('src') ?? e.outerHTML.slice(0, 80);
+    if (!text || /\\.(png|jpe?g|svg|gif|webp)$/i.test(text)) wrong.push([shown, !!e.closest('.cell_output')]);
+  }
+  return wrong;
+}"""
+
+WIDE = """() => {
+  const page = document.scrollingElement, wide = [];
+  if (page.scrollWidth <= page.clientWidth + 1) return null;
+  const scrolls = e => e && e !== document.body && (getComputedStyle(e).overflowX !== 'visible' ||
+    scrolls(e.parentElement));
+  for (const e of document.body.querySelectorAll('*'))
+    if (e.getBoundingClientRect().right > page.clientWidth + 1 && !scrolls(e.parentElement))
+      wide.push(e.outerHTML.slice(0, 100));
+  return page.scrollWidth + ' pixels wide: ' + wide.slice(-3).join(' … ');
+}"""
+
+
+# A word of code has its colour from its class. Each class is measured once on a page, not a thousand times.
+REPEATED = """() => {
+  const seen = new Set();
+  for (const e of document.querySelectorAll('pre span:not(:has(*), [id])')) {
+    const kind = e.className + ' in ' + e.parentElement.className + ' in ' + e.closest('pre').parentElement.className;
+    if (seen.has(kind)) e.dataset.repeated = ''; else seen.add(kind);
+  }
+}"""
+
+
+def cell_metadata_hint(of_cell: bool) -> str:
+    return '; give the cell the metadata {"mystnb": {"image": {"alt": "…"}}}' if of_cell else ""
+
+
+@cache
+def anchors(path: Path) -> frozenset[str]:
+    return frozenset(re.findall(r'\b(?:id|name)="([^"]+)"', path.read_text(encoding="utf-8")))
+
+
+def broken_links(page: Page, book: Path) -> list[str]:
+    """Links to a file that is not there, or not in the book, or to a place that the file does not have."""
+    found = []
+    for given, address in page.evaluate("() => [...document.links].map(a => [a.getAttribute('href'), a.href])"):
+        parts = urlsplit(address)
+        if parts.scheme != "file":
+            continue
+        target, fragment = Path(url2pathname(parts.path)), unquote(parts.fragment)
+        if not target.is_file() or not target.is_relative_to(book):
+            found.append(f"broken link: {given} is no file of the book")
+        elif fragment and target.suffix == ".html" and fragment not in anchors(target):
+            found.append(f"broken link: {given}, the page has no such place")
+    return sorted(set(found))
+
+
+def axe_problems(page: Page, how: str, options: dict[str, Any] = AXE) -> list[str]:
+    found = []
+    for rule in Axe().run(page, {"exclude": [["[data-repeated]"]]}, options).response["violations"]:
+        for node in rule["nodes"]:
+            reasons = [check["message"] for kind in ("any", "all", "none") for check in node[kind]]
+            found.append(f"accessibility ({how}): {rule['id']}: {node['html'][:150]}: {'; '.join(reasons)[:250]}")
+    return found
+
+
+def use_theme(page: Page, theme: str) -> None:
+    """What the theme's own button does."""
+    page.evaluate("name => Object.assign(document.documentElement.dataset, {theme: name, mode: name})", theme)
+
+
+def walk(browser: Browser, path: Path, book: Path, query: str = "", wait_for: str | None = None) -> list[str]:
+    """Open one page from disk, in light, in dark and on a phone, and return what is wrong, one sentence each.
+
+    `wait_for`: a CSS selector that must appear before the page counts as complete.
+    """
+    found: list[str] = []
+    page = browser.new_page(viewport=DESK)
+    page.on("console", lambda m: found.append(f"console error: {m.text}") if m.type == "error" else None)
+    page.on("pageerror", lambda error: found.append(f"page error: {error}"))
+    page.on("requestfailed", lambda r: found.append(f"failed request: {r.url}"))
+    page.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:"))
+            else found.append(f"network request: {r.url}"))
+    try:
+        open_file(page, path, query)
+        if wait_for:
+            page.wait_for_selector(wait_for, timeout=20_000)
+        page.add_style_tag(content=STILL)
+        page.evaluate(REPEATED)
+        found += [f"equation: {text}" for text in page.evaluate(EQUATIONS)]
+        found += [f"no text alternative: {shown}{cell_metadata_hint(of_cell)}"
+                  for shown, of_cell in page.evaluate(PICTURES)]
+        found += broken_links(page, book.resolve())
+        for theme in ("light", "dark"):
+            use_theme(page, theme)
+            found += axe_problems(page, theme)
+        page.set_viewport_size(PHONE)
+        use_theme(page, "light")
+        if wide := page.evaluate(WIDE):
+            found.append(f"scrolls sideways on a phone: {wide}")
+        # The contrast has been measured; what a narrow window changes is what scrolls and which buttons are there.
+        found += axe_problems(page, "phone", {**AXE, "rules": {"color-contrast": {"enabled": False}}})
+    finally:
+        page.close()
+    return found
