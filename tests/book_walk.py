@@ -32,8 +32,9 @@ EQUATIONS = """() => {
   const texts = document.createTreeWalker(document.querySelector('main') ?? document.body, NodeFilter.SHOW_TEXT);
   while (texts.nextNode()) {
     const parent = texts.currentNode.parentElement;
-    if (/\\$\\$|\\\\\\(|\\\\begin\\{/.test(texts.currentNode.data) && !parent.closest('pre, code, script, style, .math'))
-      wrong.push('left as text: ' + texts.currentNode.data.trim().slice(0, 60));
+    const text = texts.currentNode.data.trim();
+    if (/\\$\\$|\\\\\\(|\\\\begin\\{/.test(text) && !parent.closest('pre, code, script, style, .math'))
+      wrong.push('left as text: ' + text.slice(0, 60));
   }
   return wrong;
 }"""
