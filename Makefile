@@ -6,7 +6,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: help install book test test-all notebooks check-math lint clean
+.PHONY: help install book test test-all notebooks pdf lint clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -35,8 +35,8 @@ test-all: $(STAMP)  ## the same, with a second run of every notebook
 notebooks: $(STAMP)  ## run the notebooks and write the outputs that are committed
 	$(PY) scripts/notebooks.py
 
-check-math: $(STAMP)  ## look for wrong equations in the built book (needs Chromium)
-	$(PY) scripts/check_math.py
+pdf: $(STAMP)  ## print the whole book to build/adlib.pdf (needs Chromium); builds the book where it is missing
+	$(PY) scripts/book_pdf.py
 
 lint: $(STAMP)  ## ruff alone
 	$(VENV)/bin/ruff check .

@@ -12,6 +12,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 MISSING = f"Chromium is missing: expected one of {', '.join(NAMES)} on the PATH"
 
+TIMEOUT = 300_000  # milliseconds: a busy machine is slow, and slow is no error
+
 
 def find_chromium() -> str | None:
     """The path of Chromium, None where it is not installed."""
@@ -25,7 +27,7 @@ def chromium() -> Iterator[Browser]:
     if path is None:
         raise FileNotFoundError(MISSING)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path)
+        browser = playwright.chromium.launch(executable_path=path, args=["--disable-gpu"])
         try:
             yield browser
         finally:
@@ -34,5 +36,6 @@ def chromium() -> Iterator[Browser]:
 
 def open_file(page: Page, path: Path, query: str = "") -> None:
     """Open a file from disk and wait until its equations, fonts and pictures are there."""
+    page.set_default_timeout(TIMEOUT)
     page.goto(path.resolve().as_uri() + query)
     page.evaluate("async () => { await window.MathJax?.startup?.promise; await document.fonts.ready; }")

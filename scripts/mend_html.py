@@ -27,7 +27,7 @@ SUMMARY = ("SHOW_SEARCH_SUMMARY: true", 'SHOW_SEARCH_SUMMARY: window.location.pr
 
 
 # A heading that is a link which takes its text from the target: it has no text yet where the contents are made.
-EMPTY_ENTRY = re.compile(r'(<a class="reference internal nav-link" href="#([^"]+)">)<span class="xref myst"></span></a>')
+EMPTY_ENTRY = re.compile(r'(<a class="[^"]*nav-link[^"]*" href="#([^"]+)">)<span class="xref myst"></span></a>')
 
 
 def mended(text: str) -> str:
@@ -36,8 +36,8 @@ def mended(text: str) -> str:
         text = wrong.sub(right, text)
 
     def named(match: re.Match[str]) -> str:
-        place = rf'<section[^>]* id="{re.escape(match[2])}"[^>]*>\s*(?:<span[^>]*></span>\s*)*<h\d>(.*?)<a class="headerlink"'
-        heading = re.search(place, text, re.S)
+        section = rf'<section[^>]* id="{re.escape(match[2])}"[^>]*>\s*(?:<span[^>]*></span>\s*)*'
+        heading = re.search(section + r'<h\d>(.*?)<a class="headerlink"', text, re.S)
         return f"{match[1]}{re.sub('<[^>]*>', '', heading[1]).strip()}</a>" if heading else match[0]
 
     return EMPTY_ENTRY.sub(named, text)

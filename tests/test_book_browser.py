@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,8 @@ from playwright.sync_api import Browser
 
 import build_book
 from book_walk import walk
-from browser import MISSING, chromium, find_chromium
+from browser import chromium
+from chromium_or_skip import need_chromium
 from set_repository import ROOT
 
 PAGES = [*build_book.pages(ROOT / "_toc.yml"), "genindex", "search"]
@@ -26,9 +26,7 @@ alt="A dot"></main></body></html>"""
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if find_chromium() is None:
-        # Where the work of others is judged, a missing browser must not look like a sound book.
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(MISSING)
+    need_chromium()
     with chromium() as found:
         yield found
 
@@ -62,6 +60,16 @@ def test_the_search_finds_the_chapter(browser: Browser, book: Path) -> None:
 
 
 # ------------------------------------------------------------------ the checks can fail
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("true", pytest.fail.Exception), ("", pytest.skip.Exception)])
+def test_a_missing_browser_is_an_error_in_ci_alone(
+    monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[BaseException]
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("CI", ci)
+    with pytest.raises(outcome, match="Chromium is missing"):
+        need_chromium()
 
 
 def walk_text(browser: Browser, folder: Path, text: str) -> list[str]:

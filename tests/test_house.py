@@ -487,15 +487,6 @@ def test_make_refuses_an_old_python(tmp_path: Path) -> None:
     assert not (tmp_path / ".venv").exists()
 
 
-@pytest.mark.parametrize(("book", "test", "status"), [(0, 0, 0), (1, 0, 1), (0, 1, 1), (1, 1, 1)])
-def test_ci_hides_no_failure(tmp_path: Path, book: int, test: int, status: int) -> None:
-    (tmp_path / ".ci").mkdir()
-    shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci" / "run")
-    (tmp_path / "Makefile").write_text(f"book:\n\t@exit {book}\ntest:\n\t@echo 3 passed\n\t@exit {test}\n")
-    done = subprocess.run([str(tmp_path / ".ci" / "run")], capture_output=True, text=True)
-    assert done.returncode == status and "3 passed" in done.stdout
-
-
 @pytest.mark.parametrize(("ruff", "tests", "status"), [(0, 0, 0), (1, 0, 1), (0, 1, 1)])
 def test_make_test_hides_no_failure(tmp_path: Path, ruff: int, tests: int, status: int) -> None:
     (tmp_path / "scripts").mkdir()
