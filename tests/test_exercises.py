@@ -64,6 +64,9 @@ WRONG = {
     },
 }
 
+# Shorter trainings, where what a check compares holds after any number of steps.
+SHORTER = {"03": "STEPS = 60", "05": "STEPS = 60"}
+
 # ------------------------------------------------------------------ the tool, on small notebooks
 
 SOLUTIONS = [f'def f{k}(x):\n    """Returns x + {k}."""\n    return x + {k}' for k in range(1, 5)]
@@ -287,7 +290,10 @@ def test_no_exercise_is_answered_as_committed(path: Path) -> None:
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_every_solution_is_right_and_no_wrong_answer(path: Path) -> None:
     """In a kernel, with the solutions in place, as far as the exercises need the notebook."""
-    notebook = needed_only(with_solutions(read(path)))
+    notebook = with_solutions(read(path))
+    parameters = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+    parameters.source += "\n" + SHORTER.get(path.name[:2], "")
+    notebook = needed_only(notebook)
     solved = notebook.cells[-len(find_exercises(read(path))):]
     preparing, asked = notebook.cells[:-len(solved)], []
     for number in range(1, len(solved) + 1):
