@@ -100,7 +100,8 @@ def test_a_sound_page_passes(browser: Browser, tmp_path: Path) -> None:
     ("<h1>", '<h1 style="color: #bbb">', "accessibility (light): color-contrast"),
     ("<title>", "<style>[data-theme=dark] h1 { color: #333; background: #222 }</style><title>",
      "accessibility (dark): color-contrast"),
-    ("</main>", '<div style="width: 50rem">wide</div></main>', "scrolls sideways on a phone: 8"),
+    ("</main>", '<div style="width: 50rem">wide</div></main>', "on a phone: scrolls sideways, 8"),
+    ("</main>", '<div style="margin-left: -3rem">lost</div></main>', "on a phone: cut off on the left: lost"),
 ])
 def test_a_defect_is_found(browser: Browser, tmp_path: Path, right: str, wrong: str, message: str) -> None:
     assert right in GOOD
