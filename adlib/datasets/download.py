@@ -25,7 +25,7 @@ def download(
 ) -> Path:
     """Fetch a data set, check it, unpack it to `root`/`name`, and return that folder, ready for its loader.
 
-    name: mvtec_ad, mvtec_loco, visa (no loader yet), btad or magnetic_tile.
+    name: mvtec_ad, mvtec_loco, visa, btad or magnetic_tile.
     accept_licence: pass True once you have read the licence. Without it nothing is fetched and the error shows it.
     url: another address (http or https) of the same archive, for example a new share link.
     archive: the archive, where you have it already; it is kept. Nothing is downloaded then.
