@@ -115,7 +115,8 @@ def test_the_comparison_is_whole_and_its_scores_give_its_figures() -> None:
         for part, rows in (("structural", (label == 1) & ~logical), ("logical", logical)):
             shown = rows | (label == 0)
             if rows.any():
-                assert abs(image_auroc(label[shown], scores[shown]) - run[part]["value"]) < 1e-4, (data, seed, way, part)
+                difference = image_auroc(label[shown], scores[shown]) - run[part]["value"]
+                assert abs(difference) < 1e-4, (data, seed, way, part)
             assert rows.any() == (part in run)
 
 
