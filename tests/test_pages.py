@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import pkgutil
 import re
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 import adlib
 import api_page
+import results_page
 import status_page
+from adlib.metrics import image_auroc
+from set_repository import ROOT
 
 # Modules that hold nothing for the reader to call.
 INTERNAL = {"files", "resnet", "datasets.fetch", "datasets.sources", "datasets.unpack"}
@@ -91,3 +96,31 @@ def test_status_page_shows_a_failure(tmp_path: Path) -> None:
     notebook.cells[1].outputs = [new_output("error", ename="ValueError", evalue="no", traceback=[])]
     nbformat.write(notebook, tmp_path / "01_a.ipynb")
     assert "| failed |" in status_page.page(tmp_path)
+
+
+# ------------------------------------------------------------------ the comparison
+
+
+def test_the_comparison_is_whole_and_its_scores_give_its_figures() -> None:
+    folder = ROOT / "benchmarks" / "results"
+    report, kept = (json.loads((folder / f"comparison{end}.json").read_text()) for end in ("", "_scores"))
+    runs = {(r["data"], r["seed"], r["way"]): r for r in report["results"]}
+    ways = ("patchcore", "simplenet", "efficientad", "patchcore_128", "base", "spd")
+    factory = [(d, s, w) for d in ("board", "fabric", "kit", "washer") for s in (0, 1, 2) for w in ways]
+    assert set(runs) == {*factory, *(("bottle", 0, w) for w in ways[:4])}
+    assert set(kept["scores"]) == {f"{d} {s} {w}" for d, s, w in runs}
+    for (data, seed, way), run in runs.items():
+        scores, tests = np.array(kept["scores"][f"{data} {seed} {way}"]), kept["tests"][data]
+        label, logical = np.array(tests["label"]), np.array(tests["logical"])
+        for part, rows in (("structural", (label == 1) & ~logical), ("logical", logical)):
+            shown = rows | (label == 0)
+            if rows.any():
+                difference = image_auroc(label[shown], scores[shown]) - run[part]["value"]
+                assert abs(difference) < 1e-4, (data, seed, way, part)
+            assert rows.any() == (part in run)
+
+
+def test_the_results_page_shows_the_comparison() -> None:
+    text = "\n".join(results_page.comparison_tables(ROOT / "benchmarks"))
+    assert "| kit | EfficientAD | 3 | " in text and "| bottle | PatchCore at 128 pixels | 1 | " in text
+    assert "| SimpleNet |" in text and " ms |" in text  # what it costs
