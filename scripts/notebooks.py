@@ -139,6 +139,18 @@ def expects_output(source: str) -> bool:
     return any(ast.unparse(call) in ("print", "display", "plt.show") for call in calls)
 
 
+def hidden_figures(source: str) -> list[str]:
+    """Calls of `plots` whose figure nobody sees: it shows itself only as the last expression of its cell."""
+    try:
+        body = ast.parse(re.sub(r"^(\s*)[%!].*", r"\1pass", source, flags=re.M)).body
+    except SyntaxError:
+        return []
+    shown = body[-1] if body else None
+    drawn = [node for statement in body for node in ast.walk(statement) if isinstance(node, ast.Expr)
+             and isinstance(node.value, ast.Call) and ast.unparse(node.value.func).startswith("plots.")]  # fmt: skip
+    return [ast.unparse(node.value.func) for node in drawn if node is not shown]
+
+
 def check_notebook(path: Path) -> list[str]:
     """What is wrong with a committed notebook, one sentence each; empty for a sound one.
 
@@ -170,6 +182,8 @@ def check_notebook(path: Path) -> list[str]:
             problems.append(f"{where} ended in an error")
         if any(output.output_type == "stream" and output.name == "stderr" for output in cell.outputs):
             problems.append(f"{where} printed a warning, which readers would see: mend its cause")
+        problems += [f"{where} draws with {name} but does not show it: make it the last expression"
+                     for name in hidden_figures(cell.source)]
         tags = cell.metadata.get("tags", [])
         if not cell.outputs and ("nbval-check-output" in tags or expects_output(cell.source)):
             problems.append(f"{where} should show something, but its output is missing")

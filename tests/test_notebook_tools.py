@@ -18,6 +18,7 @@ from notebooks import (
     all_notebooks,
     check_notebook,
     expects_output,
+    hidden_figures,
     run,
     stamp,
     strip_volatile,
@@ -290,6 +291,15 @@ def test_a_failing_run_leaves_the_file(tree: Path) -> None:
 
 
 # ------------------------------------------------------------------ the committed notebooks
+
+
+@pytest.mark.parametrize(("source", "hidden"), [
+    ("plots.show(x)", 0), ("x = plots.show(x)\nx", 0), ("%pip install a\nplots.show(x)", 0),
+    ("plots.show(x)\nprint(1)", 1), ("if x:\n    plots.roc(y, x)", 1),
+    ("for i in x:\n    plots.show(i)\nplots.roc(y, x)", 1),
+])
+def test_a_figure_that_nobody_sees_is_found(source: str, hidden: int) -> None:
+    assert len(hidden_figures(source)) == hidden
 
 
 def test_there_are_notebooks() -> None:
