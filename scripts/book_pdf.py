@@ -34,7 +34,7 @@ PREPARE = """(width) => {
     const need = Math.max(e.scrollWidth, e.getBoundingClientRect().width, svg?.getBoundingClientRect().width ?? 0);
     if (need > room + 1) e.style.zoom = room / need;
   }
-  for (const e of document.querySelectorAll('.cell_input, .highlight, .admonition, .cell_output'))
+  for (const e of document.querySelectorAll('.cell_input, div[class*=highlight-], .admonition, .cell_output'))
     if (e.getBoundingClientRect().height < 330) e.style.breakInside = 'avoid';  // about a third of a sheet
   for (const e of document.querySelectorAll('.headerlink')) e.remove();
   return [...document.querySelectorAll('h1, h2')].filter(e => e.checkVisibility()).map(e => e.innerText.trim());

@@ -17,6 +17,8 @@ PAGE = [
     # The name of the book and the search button stand outside every landmark of the page.
     (re.compile(r'<div id="pst-primary-sidebar"'), '<div id="pst-primary-sidebar" role="complementary" '
                                                    'aria-label="Contents of the book"'),
+    # A diagram scrolls on a phone. The theme lets the keyboard reach what has this class, where it does scroll.
+    (re.compile(r'<p>(?=\s*<img [^>]*src="[^"]*\.svg")'), '<p class="pst-scrollable-table-container">'),
     # A table's empty corner is a cell, not a heading.
     (re.compile(r'<th( class="[^"]*")?>\s*(?:<p>\s*</p>)?\s*</th>'), r"<td\1></td>"),
     # The list of literature is a list, but its entries have a role that no longer exists.

@@ -53,6 +53,9 @@ PICTURES = """() => {
   return wrong;
 }"""
 
+# 300 ms after a change of size, the theme lets the keyboard reach what has begun to scroll.
+RESIZED = "() => new Promise(go => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(go, 700))))"
+
 # On a phone, nothing makes the page itself scroll sideways, and nothing lies left of it, where nobody can scroll to.
 WIDE = """() => {
   const lost = [...document.querySelectorAll('main :not(svg *, mjx-assistive-mml, mjx-assistive-mml *)')].filter(e =>
@@ -144,6 +147,7 @@ def walk(browser: Browser, path: Path, book: Path, query: str = "", wait_for: st
             use_theme(page, theme)
             found += axe_problems(page, theme)
         page.set_viewport_size(PHONE)
+        page.evaluate(RESIZED)
         use_theme(page, "light")
         if wide := page.evaluate(WIDE):
             found.append(f"on a phone: {wide}")
