@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 
+import matplotlib
 import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("MPLBACKEND", "Agg")
+matplotlib.use("Agg")  # of this process only: MPLBACKEND would reach nbval's kernels, and they would show no figure
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
