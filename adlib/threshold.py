@@ -31,8 +31,9 @@ def conformal_threshold(normal_scores: Sequence[float] | Tensor, false_alarm_rat
     rank = math.ceil((len(scores) + 1) * (1 - false_alarm_rate) - 1e-9)  # 1e-9: 0.9·10 is not 9 in binary
     if rank > len(scores):
         raise ValueError(
-            f"{len(scores)} held-out normal images cannot promise a false-alarm rate of {false_alarm_rate}: "
-            f"expected at least {math.ceil(1 / false_alarm_rate - 1 - 1e-9)}; pass more as fit(…, validation=…)"
+            f"{len(scores)} held-out normal images cannot promise a false-alarm rate of {false_alarm_rate:g}: "
+            f"expected at least {math.ceil(1 / false_alarm_rate - 1 - 1e-9)}. Hold out more (fit(…, validation=…)), "
+            f"or take a rate of at least 1/{len(scores) + 1} = {1 / (len(scores) + 1):.3g}"
         )
     return float(scores[max(rank, 1) - 1])
 

@@ -17,6 +17,14 @@ def test_too_few_images_for_the_promise(n, alpha):
     conformal_threshold(np.arange(round(1 / alpha) - 1), alpha)
 
 
+@pytest.mark.parametrize("n", [1, 12, 57])
+def test_the_message_names_a_rate_that_works(n):
+    with pytest.raises(ValueError, match=f"a rate of at least 1/{n + 1} = ") as caught:
+        conformal_threshold(np.arange(n), 0.5 / (n + 1))
+    assert caught.match(f"{1 / (n + 1):.3g}")
+    assert conformal_threshold(np.arange(n), 1 / (n + 1)) == n - 1
+
+
 def test_bad_input_is_an_error_in_words():
     for scores, alpha, word in [([1, np.nan], 0.5, "finite"), ([1], 0, "between"), ([1], 1.0, "between")]:
         with pytest.raises(ValueError, match=word):
