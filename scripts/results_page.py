@@ -51,9 +51,9 @@ def cell(results: list[dict[str, Any]], metric: str) -> str:
     if not runs:
         return "–"
     values = [run["value"] for run in runs]
-    text = f"{statistics.fmean(values):.4f}"
+    text = f"{statistics.fmean(values):.3f}"
     if len(values) > 1:
-        text += f" ± {statistics.stdev(values):.4f}"
+        text += f" ± {statistics.stdev(values):.3f}"
     first = runs[0]
     return text + (f" [{first['low']:.3f}, {first['high']:.3f}]" if "low" in first and "high" in first else "")
 
@@ -70,34 +70,52 @@ def percent(value: float | None) -> str:
 
 def page(benchmarks: Path) -> str:
     """The page as MyST Markdown, from the folder `benchmarks`."""
+    parts = [INTRODUCTION, patchcore_tables(benchmarks)]
+    parts += [tables(benchmarks) for tables in (comparison_tables, simplenet_tables, efficientad_tables, spd_tables,
+                                                backbone_tables, published_tables, speed_tables)]
+    text = "\n\n".join("\n".join(lines).strip() for lines in parts if lines) + "\n"
+    return UNBROKEN.sub(lambda found: found[0].replace(" ", "\u00a0"), text)
+
+
+INTRODUCTION = [
+    "# Results", "",
+    "All figures of this book that took more than a notebook to measure, and what others have published. Nothing here "
+    "is typed by hand: the page is made from the files in `benchmarks/`, which hold each run with its command, seeds "
+    "and versions. Unless a table says otherwise, the backbone is the small one that the package carries, so these "
+    "figures lie below those of the papers, whose networks are many times as large.", "",
+    "Mean ± standard deviation is over the seeds. A 95 % interval stands in brackets: it is that of the first seed, "
+    "from resampled images (for the magnetic tiles, whole tiles), never from resampled pixels.",
+]  # fmt: skip
+UNBROKEN = re.compile(r"\d\.\d+ ± \d\.\d+|\[\d\.\d+, \d\.\d+\]")  # a browser must not break a line in these
+DATA_NAMES = {"magnetic_tile": "magnetic tiles", "mvtec_ad bottle": "MVTec AD, bottle"}
+
+
+def patchcore_tables(benchmarks: Path) -> list[str]:
+    """PatchCore on real images, from benchmarks/patchcore.py, as Markdown."""
     ours = read_results(benchmarks / "results")
-    published = json.loads((benchmarks / "published.json").read_text(encoding="utf-8"))
-    lines = ["# Results", ""]
     if not ours:
-        lines += ["There are no measurements in `benchmarks/results/` yet.", ""]
-    for data in dict.fromkeys((entry["dataset"], entry["category"]) for entry in ours):
-        entries = [entry for entry in ours if (entry["dataset"], entry["category"]) == data]
-        lines += [f"## {' / '.join(part for part in data if part)}", ""]
-        rows = [[e["name"], e["backbone"], str(len(e["seeds"])), *(cell(e["results"], m) for m in METRICS)]
-                for e in entries]
-        lines += table(["measurement", "backbone", "seeds", *METRICS.values()], rows)
-        lines += ["", "Mean ± standard deviation over the seeds; in brackets the 95 % interval of the first seed,",
-                  "which resamples images (for the magnetic tiles, tiles) and never pixels.", ""]
-        lines += [f"- **{e['name']}**: {e['protocol']}" for e in entries] + [""]
-    lines += ["## What others have published", "", *published["note"], ""]
+        return ["There are no measurements in `benchmarks/results/` yet."]
+    data = [" ".join(part for part in (e["dataset"], e["category"]) if part) for e in ours]
+    rows = [[DATA_NAMES.get(name, name), e["backbone"], str(len(e["seeds"])), *(cell(e["results"], m) for m in METRICS)]
+            for name, e in zip(data, ours, strict=True)]
+    lines = ["## PatchCore on real images", "", *table(["data", "backbone", "seeds", *METRICS.values()], rows), ""]
+    protocols = dict.fromkeys((DATA_NAMES.get(name, name), e["protocol"]) for name, e in zip(data, ours, strict=True))
+    lines += [f"- **{name}**: {protocol}." for name, protocol in protocols] + [""]
+    versions = dict.fromkeys(", ".join(f"{k} {v}" for k, v in sorted(e["versions"].items())) for e in ours)
+    return [*lines, "Measured with", "", "```bash", *dict.fromkeys(e["command"] for e in ours), "```", "",
+            "and " + "; ".join(versions) + "."]
+
+
+def published_tables(benchmarks: Path) -> list[str]:
+    """What others have published, from benchmarks/published.json, as Markdown."""
+    published = json.loads((benchmarks / "published.json").read_text(encoding="utf-8"))
+    lines = ["## What others have published", "", *published["note"], ""]
     for data in dict.fromkeys(entry["data"] for entry in published["entries"]):
         rows = [[e["method"], *(percent(e.get(m)) for m in METRICS), e["source"], "yes" if e["verified"] else "no"]
                 for e in published["entries"] if e["data"] == data]
         lines += [f"### {data}", ""]
         lines += [*table(["method", "image AUROC", "pixel AUROC", "PRO", "source", "read there"], rows), ""]
-    lines += ["**Read with care:**", "", *(f"- {remark}" for remark in published["remarks"]), ""]
-    if ours:
-        lines += ["## How to measure again", "", "```bash", *dict.fromkeys(e["command"] for e in ours), "```", "",
-                  "Versions at the time:", ""]
-        lines += [f"- {e['name']}: " + ", ".join(f"{k} {v}" for k, v in sorted(e["versions"].items())) for e in ours]
-    for tables in (comparison_tables, efficientad_tables, simplenet_tables, backbone_tables, spd_tables, speed_tables):
-        lines += ["", *tables(benchmarks)]
-    return "\n".join(lines).rstrip() + "\n"
+    return [*lines, "**Read with care:**", "", *(f"- {remark}" for remark in published["remarks"])]
 
 
 FACTORY_PLACE = "<!-- factory table -->\n"
@@ -235,8 +253,8 @@ def spd_tables(benchmarks: Path) -> list[str]:
                      cell(runs, "image_auroc"), *(f"{d:.3f}" for d in drops)])
     header = ["objective", "SPD", "seeds", "image AUROC on board", "sensitivity, SmoothBlend", "sensitivity, pairs"]
     return ["## Pre-training with and without SPD", "", *table(header, rows), "",
-            "Mean ± standard deviation over the seeds; in brackets the 95 % interval of the first seed. Sensitivity is",
-            "the cosine drop under a local change over that under a weak global one. Chapter 3 discusses the rows.",
+            "Sensitivity is the cosine drop under a local change over that under a weak global one. Chapter 3",
+            "discusses the rows.",
             "",
             f"Measured with `{report['command']}`: {report['protocol']}.", ""]
 
@@ -251,14 +269,13 @@ def simplenet_tables(benchmarks: Path) -> list[str]:
     for name, decay in dict.fromkeys((r["data"], r["options"]["decay"]) for r in report["results"]):
         runs = [r for r in report["results"] if (r["data"], r["options"]["decay"]) == (name, decay)]
         best = cell([{"best": {"value": r["best_on_test"]}} for r in runs], "best")
-        rows.append([name, "constant" if decay == "none" else decay, str(runs[0]["options"]["epochs"]), str(len(runs)),
+        rows.append([DATA_NAMES.get(name, name), "constant" if decay == "none" else decay, str(runs[0]["options"]["epochs"]), str(len(runs)),
                      cell(runs, "image_auroc"), best, *(cell(runs, m) for m in ("logical", "pixel_auroc", "au_pro"))])
     header = ["data", "learning rate", "epochs", "seeds", "image AUROC, last epoch", "best epoch on the test set",
               "logical anomalies", *list(METRICS.values())[1:]]
     return ["## SimpleNet", "", *table(header, rows), "",
-            "Mean ± standard deviation over the seeds; in brackets the 95 % interval of the first seed. The factory's",
-            "rows are structural anomalies. **The best epoch on the test set is no result**: to choose it takes",
-            "labelled defects. It stands here to show what that choice is worth; chapter 4 discusses it.", "",
+            "The factory's rows are structural anomalies. **The best epoch on the test set is no result**: to choose",
+            "it takes labelled defects. It stands here to show what that choice is worth; chapter 4 discusses it.", "",
             f"Measured with `{report['command']}`: {report['protocol']}. "
             + ", ".join(f"{k} {v}" for k, v in report["versions"].items()) + ".", ""]
 
@@ -279,12 +296,12 @@ def efficientad_tables(benchmarks: Path) -> list[str]:
                 rows.append([name, kind, str(len(runs)), cell(runs, kind), *alone,
                              cell([r["patchcore"] for r in runs], kind)])
     header = ["data", "anomalies", "seeds", "EfficientAD", "its student's map", "its autoencoder's map", "PatchCore"]
-    lines += [*table(header, rows), "", "Image AUROC, mean ± standard deviation over the seeds; in brackets the 95 % "
-              "interval of the first seed.", ""]
+    lines += [*table(header, rows), "", "The figures are image AUROCs.", ""]
     if "kit_logical_minus_patchcore" in report:
         d = report["kit_logical_minus_patchcore"]
         lines += [f"On the logical anomalies of kit, EfficientAD's AUROC lies {d['value']:.3f} above PatchCore's, 95 % "
-                  f"interval {d['low']:.3f} to {d['high']:.3f} (test images drawn again, the same for both).", ""]
+                  f"interval {d['low']:.3f} to {d['high']:.3f} (test images drawn again, the same for both). PatchCore saw more "
+                  "pixels: with 128, as EfficientAD, it closes most of this gap, see the detectors side by side.", ""]
     lines += [f"Measured with `{report['command']}`: {report['protocol']}. "
               + ", ".join(f"{k} {v}" for k, v in report["versions"].items()) + ".", ""]
     return lines
@@ -309,11 +326,10 @@ def comparison_tables(benchmarks: Path) -> list[str]:
                 plain = [{m: {"value": r[m]} for m in ("au_pro", "au_spro_0.05")} for r in runs]
                 rows.append([name, title, str(len(runs)), cell(runs, "structural"), cell(runs, "logical"),
                              cell(plain, "au_pro"), cell(plain, "au_spro_0.05")])
-    header = ["data", "way", "seeds", "structural", "logical", "AU-PRO", "AU-sPRO 0.05"]
+    header = ["data", "detector", "seeds", "structural", "logical", "AU-PRO", "AU-sPRO 0.05"]
     lines = ["## The detectors side by side", "", *table(header, rows), "",
-             "Image AUROC of structural and of logical anomalies, AU-PRO and AU-sPRO of all: mean ± standard deviation",
-             "over the seeds; in brackets the 95 % interval of the first seed. Chapter 6 discusses the rows, with",
-             "intervals on the differences.", ""]
+             "Image AUROC of structural and of logical anomalies, AU-PRO and AU-sPRO of all. Chapter 6 discusses the",
+             "rows, with intervals on the differences.", ""]
     if "cost" in report:
         cost = report["cost"]
         rows = [[WAY_NAMES[c["way"]], f"{c['fit_seconds']:.0f} s", f"{c['peak_mb_over_loaded_data']} MB",

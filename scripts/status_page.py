@@ -24,8 +24,8 @@ def page(folder: Path) -> str:
         failed = sum(output.output_type == "error" for cell in code for output in cell.outputs)
         run = notebook.metadata.get("adlib", {}).get("run", {})
         total += run.get("seconds", 0)
-        rows.append([f"[{title}](../notebooks/{path.stem}.ipynb)", run.get("date", "–"),
-                     f"{run['seconds']} s" if run else "–", str(len(code)), "failed" if failed else "passed",
+        rows.append([f"[{title}](../notebooks/{path.stem}.ipynb)", run.get("date", "–").replace("-", "\u2011"),
+                     f"{run['seconds']}\u00a0s" if run else "–", str(len(code)), "failed" if failed else "passed",
                      f"Python {run['python']}, torch {run['torch']}, {run['cores']} cores" if run else "–"])
     lines = ["# Run status", "",
              "This page is made with the book. A cell that fails stops the build, so a page with a failure is never",
