@@ -269,7 +269,8 @@ def simplenet_tables(benchmarks: Path) -> list[str]:
     for name, decay in dict.fromkeys((r["data"], r["options"]["decay"]) for r in report["results"]):
         runs = [r for r in report["results"] if (r["data"], r["options"]["decay"]) == (name, decay)]
         best = cell([{"best": {"value": r["best_on_test"]}} for r in runs], "best")
-        rows.append([DATA_NAMES.get(name, name), "constant" if decay == "none" else decay, str(runs[0]["options"]["epochs"]), str(len(runs)),
+        rows.append([DATA_NAMES.get(name, name), "constant" if decay == "none" else decay,
+                     str(runs[0]["options"]["epochs"]), str(len(runs)),
                      cell(runs, "image_auroc"), best, *(cell(runs, m) for m in ("logical", "pixel_auroc", "au_pro"))])
     header = ["data", "learning rate", "epochs", "seeds", "image AUROC, last epoch", "best epoch on the test set",
               "logical anomalies", *list(METRICS.values())[1:]]
@@ -300,8 +301,8 @@ def efficientad_tables(benchmarks: Path) -> list[str]:
     if "kit_logical_minus_patchcore" in report:
         d = report["kit_logical_minus_patchcore"]
         lines += [f"On the logical anomalies of kit, EfficientAD's AUROC lies {d['value']:.3f} above PatchCore's, 95 % "
-                  f"interval {d['low']:.3f} to {d['high']:.3f} (test images drawn again, the same for both). PatchCore saw more "
-                  "pixels: with 128, as EfficientAD, it closes most of this gap, see the detectors side by side.", ""]
+                  f"interval {d['low']:.3f} to {d['high']:.3f} (test images drawn again, the same for both). PatchCore saw "
+                  "more pixels: with 128, as EfficientAD, it closes most of this gap, see the detectors side by side.", ""]
     lines += [f"Measured with `{report['command']}`: {report['protocol']}. "
               + ", ".join(f"{k} {v}" for k, v in report["versions"].items()) + ".", ""]
     return lines
