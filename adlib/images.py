@@ -146,7 +146,7 @@ def _open(path: Path, name: str) -> Image.Image:
         raise ImageError(f"{name}: may not be read, expected a readable file; check its permissions") from None
     except Exception as error:  # decoders meet broken bytes with errors of every kind
         raise ImageError(f"{name}: is not an image that can be read ({_first_line(error)}), "
-                         f"expected one of {', '.join(IMAGE_EXTENSIONS)}; copy or convert it again") from error
+                         f"expected one of the formats {', '.join(IMAGE_EXTENSIONS)}; copy or convert it") from error
     try:
         _check_pixels(picture.size, name)
     except ImageError:

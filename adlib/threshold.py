@@ -32,8 +32,8 @@ def conformal_threshold(normal_scores: Sequence[float] | Tensor, false_alarm_rat
     if rank > len(scores):
         raise ValueError(
             f"{len(scores)} held-out normal images cannot promise a false-alarm rate of {false_alarm_rate:g}: "
-            f"expected at least {math.ceil(1 / false_alarm_rate - 1 - 1e-9)}. Hold out more (fit(…, validation=…)), "
-            f"or take a rate of at least 1/{len(scores) + 1} = {1 / (len(scores) + 1):.3g}"
+            f"expected at least {math.ceil(1 / false_alarm_rate - 1 - 1e-9)}. Take more good images, hold out a larger "
+            f"share of them, or accept a rate of at least 1/{len(scores) + 1} = {1 / (len(scores) + 1):.3g}"
         )
     return float(scores[max(rank, 1) - 1])
 

@@ -301,8 +301,9 @@ def efficientad_tables(benchmarks: Path) -> list[str]:
     if "kit_logical_minus_patchcore" in report:
         d = report["kit_logical_minus_patchcore"]
         lines += [f"On the logical anomalies of kit, EfficientAD's AUROC lies {d['value']:.3f} above PatchCore's, 95 % "
-                  f"interval {d['low']:.3f} to {d['high']:.3f} (test images drawn again, the same for both). PatchCore saw "
-                  "more pixels: with 128, as EfficientAD, it closes most of this gap, see the detectors side by side.", ""]
+                  f"interval {d['low']:.3f} to {d['high']:.3f} (test images drawn again, the same for both). "
+                  "PatchCore saw more pixels. With 128, as EfficientAD, it closes most of this gap: see above, the "
+                  "detectors side by side.", ""]
     lines += [f"Measured with `{report['command']}`: {report['protocol']}. "
               + ", ".join(f"{k} {v}" for k, v in report["versions"].items()) + ".", ""]
     return lines

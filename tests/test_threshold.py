@@ -19,7 +19,7 @@ def test_too_few_images_for_the_promise(n, alpha):
 
 @pytest.mark.parametrize("n", [1, 12, 57])
 def test_the_message_names_a_rate_that_works(n):
-    with pytest.raises(ValueError, match=f"a rate of at least 1/{n + 1} = ") as caught:
+    with pytest.raises(ValueError, match=f"accept a rate of at least 1/{n + 1} = ") as caught:
         conformal_threshold(np.arange(n), 0.5 / (n + 1))
     assert caught.match(f"{1 / (n + 1):.3g}")
     assert conformal_threshold(np.arange(n), 1 / (n + 1)) == n - 1
