@@ -24,6 +24,7 @@ EMPTY = ["()", "0", "''", "False"]  # what somebody may return to get rid of the
 
 # Answers that somebody may give, by chapter and number of the exercise. Each has to get a hint.
 WRONG = {
+    "00": {4: ["lambda hidden: by_width(64)", "lambda hidden: (0.1, 0.9)"]},
     "01": {
         1: ["lambda: (33, 8)", "lambda: 33"],
         2: ["lambda: (True,) * 5", "lambda: 'TTTFF'", "lambda: (True, True, True, False)"],
@@ -62,6 +63,9 @@ WRONG = {
         4: ["lambda q, h, b: q", "lambda q, h, b: (q - 1 + h**2 / (h + 2 * b) ** 2) / (h**2 / (h + 2 * b) ** 2)"],
         5: ["lambda weight: 0.9", "lambda weight: [0.9] * 5"],
     },
+    "06": {4: ["lambda data, seed: (lambda a, b, both: (a, b, a * b))(*misses(data, seed))",
+               "lambda data, seed: (misses(data, seed)[0],) * 3"]},
+    "08": {6: ["lambda limit: difference_at(0.05)"]},
 }
 
 # Shorter trainings, where what a check compares holds after any number of steps.
