@@ -79,10 +79,10 @@ def page(benchmarks: Path) -> str:
 
 INTRODUCTION = [
     "# Results", "",
-    "All figures of this book that took more than a notebook to measure, and what others have published. Nothing here "
-    "is typed by hand: the page is made from the files in `benchmarks/`, which hold each run with its command, seeds "
-    "and versions. Unless a table says otherwise, the backbone is the small one that the package carries, so these "
-    "figures lie below those of the papers, whose networks are many times as large.", "",
+    "All figures of this book that took more than a notebook to measure, and what others have published. No figure "
+    "is typed into this page: it is made from the files in `benchmarks/`. Our own runs stand there with command, seeds "
+    "and versions, the figures of others with their source. Unless a table says otherwise, our backbone is the small "
+    "one that the package carries. The papers' networks are many times as large, so the two do not compare.", "",
     "Mean ± standard deviation is over the seeds. A 95 % interval stands in brackets: it is that of the first seed, "
     "from resampled images (for the magnetic tiles, whole tiles), never from resampled pixels.",
 ]  # fmt: skip
@@ -90,16 +90,24 @@ UNBROKEN = re.compile(r"\d\.\d+ ± \d\.\d+|\[\d\.\d+, \d\.\d+\]")  # a browser m
 DATA_NAMES = {"magnetic_tile": "magnetic tiles", "mvtec_ad bottle": "MVTec AD, bottle"}
 
 
+def data_name(entry: dict[str, Any]) -> str:
+    name = " ".join(part for part in (entry["dataset"], entry["category"]) if part)
+    return DATA_NAMES.get(name, name)
+
+
+def accuracy_table(entries: list[dict[str, Any]]) -> list[str]:
+    rows = [[data_name(e), e["backbone"], str(len(e["seeds"])), *(cell(e["results"], m) for m in METRICS)]
+            for e in entries]
+    return table(["data", "backbone", "seeds", *METRICS.values()], rows)
+
+
 def patchcore_tables(benchmarks: Path) -> list[str]:
     """PatchCore on real images, from benchmarks/patchcore.py, as Markdown."""
     ours = read_results(benchmarks / "results")
     if not ours:
         return ["There are no measurements in `benchmarks/results/` yet."]
-    data = [" ".join(part for part in (e["dataset"], e["category"]) if part) for e in ours]
-    rows = [[DATA_NAMES.get(name, name), e["backbone"], str(len(e["seeds"])), *(cell(e["results"], m) for m in METRICS)]
-            for name, e in zip(data, ours, strict=True)]
-    lines = ["## PatchCore on real images", "", *table(["data", "backbone", "seeds", *METRICS.values()], rows), ""]
-    protocols = dict.fromkeys((DATA_NAMES.get(name, name), e["protocol"]) for name, e in zip(data, ours, strict=True))
+    lines = ["## PatchCore on real images", "", *accuracy_table(ours), ""]
+    protocols = dict.fromkeys((data_name(e), e["protocol"]) for e in ours)
     lines += [f"- **{name}**: {protocol}." for name, protocol in protocols] + [""]
     versions = dict.fromkeys(", ".join(f"{k} {v}" for k, v in sorted(e["versions"].items())) for e in ours)
     return [*lines, "Measured with", "", "```bash", *dict.fromkeys(e["command"] for e in ours), "```", "",
@@ -349,9 +357,7 @@ README_TABLE = re.compile(r"(<!-- results: .*? -->\n).*?(<!-- end of results -->
 
 def with_table(readme: str, benchmarks: Path) -> str:
     """The text of the README with its results as they are in `benchmarks`."""
-    rows = [[" ".join(part for part in (e["dataset"], e["category"]) if part), e["backbone"], str(len(e["seeds"])),
-             *(cell(e["results"], m) for m in METRICS)] for e in read_results(benchmarks / "results")]
-    lines = table(["data", "backbone", "seeds", *METRICS.values()], rows)
+    lines = accuracy_table(read_results(benchmarks / "results"))
     return README_TABLE.sub(lambda m: m[1] + "\n".join(lines) + "\n" + m[2], readme)
 
 

@@ -351,9 +351,13 @@ def benchmarks(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def results_text(benchmarks: Path) -> str:
+    return results_page.page(benchmarks).replace("\u00a0", " ")  # which keeps "0.990 ± 0.014" on one line
+
+
 def test_results_page(benchmarks: Path) -> None:
     (benchmarks / "results" / "a.json").write_text(json.dumps(measurement()))
-    text = results_page.page(benchmarks).replace("\u00a0", " ")
+    text = results_text(benchmarks)
     assert "0.990 ± 0.014 [0.970, 1.000]" in text  # mean and deviation of 0.98 and 1.0, by hand
     assert "| d c | small | 2 |" in text and "python a.py" in text and "torch 2.15" in text
 
@@ -379,7 +383,7 @@ def test_published_figures_have_a_source() -> None:
 
 
 def test_the_committed_results_make_a_page() -> None:
-    text = results_page.page(ROOT / "benchmarks").replace("\u00a0", " ")
+    text = results_text(ROOT / "benchmarks")
     for entry in results_page.read_results(ROOT / "benchmarks" / "results"):
         assert entry["backbone"] in text and entry["command"] in text
 
@@ -405,7 +409,7 @@ def test_the_factory_page_shows_what_was_measured() -> None:
 
 
 def test_the_results_page_shows_the_speed() -> None:
-    text = results_page.page(ROOT / "benchmarks").replace("\u00a0", " ")
+    text = results_text(ROOT / "benchmarks")
     if not list((ROOT / "benchmarks" / "results").glob("speed_*.json")):
         assert "## Speed" not in text
         pytest.skip("the speed has not been measured yet: python benchmarks/speed.py")
@@ -426,7 +430,7 @@ def test_the_results_page_shows_the_speed() -> None:
 
 
 def test_the_results_page_shows_simplenet() -> None:
-    text = results_page.page(ROOT / "benchmarks").replace("\u00a0", " ")
+    text = results_text(ROOT / "benchmarks")
     report = json.loads((ROOT / "benchmarks" / "results" / "simplenet.json").read_text(encoding="utf-8"))
     rows: dict[tuple[str, str], list[float]] = {}
     for run in report["results"]:
@@ -443,7 +447,7 @@ def test_the_results_page_shows_simplenet() -> None:
 
 
 def test_the_results_page_shows_efficientad() -> None:
-    text = results_page.page(ROOT / "benchmarks").replace("\u00a0", " ")
+    text = results_text(ROOT / "benchmarks")
     report = json.loads((ROOT / "benchmarks" / "results" / "efficientad.json").read_text(encoding="utf-8"))
     runs = {name: [r for r in report["results"] if r["data"] == name] for name in [*PRODUCTS, "bottle"]}
     for name, found in runs.items():
