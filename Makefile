@@ -24,19 +24,19 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 book: $(STAMP)  ## run every chapter and build the HTML book
-	$(PY) scripts/build_book.py
+	$(PY) book/tools/build_book.py
 
 test: $(STAMP)  ## lint, unit tests, the committed notebooks and a second run of some with other parameters
-	@./scripts/test.sh
+	@./book/tools/test.sh
 
 test-all: $(STAMP)  ## the same, with a second run of every notebook
-	@./scripts/test.sh --all-notebooks
+	@./book/tools/test.sh --all-notebooks
 
 notebooks: $(STAMP)  ## run the notebooks and write the outputs that are committed
-	$(PY) scripts/notebooks.py
+	$(PY) book/tools/notebooks.py
 
 pdf: $(STAMP)  ## print the whole book to build/adlib.pdf (needs Chromium); builds the book where it is missing
-	$(PY) scripts/book_pdf.py
+	$(PY) book/tools/book_pdf.py
 
 lint: $(STAMP)  ## ruff alone
 	$(VENV)/bin/ruff check .

@@ -82,7 +82,7 @@ def change_colour(images: Tensor, amount: float, generator: torch.Generator, *, 
     return (images * factor()).clamp(0, 1)
 
 
-def change_one(images: Tensor, generator: torch.Generator, amount: float = 0.2) -> Tensor:
+def color_jitter(images: Tensor, generator: torch.Generator, amount: float = 0.2) -> Tensor:
     """The copy x′: brightness, contrast or saturation of each image times λ in [1 − amount, 1 + amount].
 
     images: (B, 3, H, W) in [0, 1], the same out. Each of the three moves the image away from, or towards, another one:
@@ -97,10 +97,10 @@ def change_one(images: Tensor, generator: torch.Generator, amount: float = 0.2) 
     return (base + factor * (images - base)).clamp(0, 1)
 
 
-def gaussian_blur(images: Tensor, sigma: Tensor, *, outside: str = "replicate") -> Tensor:
+def gaussian_blur(images: Tensor, sigma: Tensor, *, border: str = "replicate") -> Tensor:
     """Each image (B, C, H, W) filtered with a Gaussian of its own σ (B,) in pixels; σ = 0 leaves it as it is.
 
-    outside: "replicate" goes on with the border's value, "zero" with nothing, which is right for masks.
+    border: "replicate" goes on with the border's value, "zero" with nothing, which is right for masks.
     """
     b, c, h, w = images.shape
     radius = max(1, math.ceil(3 * float(sigma.max())))
@@ -108,7 +108,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor, *, outside: str = "replicate") 
     kernel = torch.exp(-offsets.square() / (2 * sigma.clamp(min=1e-3)[:, None].square()))  # (B, 2·radius + 1)
     kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(c, 0)  # (B·C, K)
     pad = (radius,) * 4
-    x = F.pad(images, pad, mode="replicate") if outside == "replicate" else F.pad(images, pad)
+    x = F.pad(images, pad, mode="replicate") if border == "replicate" else F.pad(images, pad)
     x = x.reshape(1, b * c, h + 2 * radius, w + 2 * radius)
     x = F.conv2d(F.conv2d(x, kernel[:, None, :, None], groups=b * c), kernel[:, None, None, :], groups=b * c)
     return x.reshape(b, c, h, w)

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from adlib.datasets import Sample, as_samples
-from adlib.features import PatchFeatures, fingerprint, load_backbone
+from adlib.backbones import fingerprint, load_backbone
+from adlib.features import PatchFeatures
 from adlib.files import read_tensors, write_tensors
 from adlib.images import ImageError, resize_image
+from adlib.samples import Sample, as_samples
 
 BACKBONE = "features.backbone."  # where the backbone's weights stand among a detector's
 
@@ -96,8 +97,8 @@ class Prediction:
     failures: dict[str, str] = field(default_factory=dict)
 
     @property
-    def labels(self) -> np.ndarray:
-        """(N,) int64: 0 normal, 1 anomalous."""
+    def targets(self) -> np.ndarray:
+        """The ground truth (N,), int64: 0 normal, 1 anomalous."""
         return np.array([sample.label for sample in self.samples], np.int64)
 
     @property
@@ -114,7 +115,7 @@ class Prediction:
 class Detector(nn.Module, ABC):
     """The common part of the detectors. A method adds `_fit`, `patch_scores` and its own buffers.
 
-    backbone, levels, neighbourhood, stride: see `features.load_backbone` and `features.PatchFeatures`.
+    backbone, layers, neighbourhood, stride: see `features.load_backbone` and `features.PatchFeatures`.
     image_size: images are resized to this (h, w), whole, without a crop; one number means a square.
     smoothing: σ of the Gaussian on the maps, in pixels of `image_size`.
     batch_size: images computed at a time. device: "auto", or a name that torch knows.
@@ -128,7 +129,7 @@ class Detector(nn.Module, ABC):
         self,
         backbone: str | nn.Module,
         *,
-        levels: Sequence[str],
+        layers: Sequence[str],
         neighbourhood: int,
         stride: int,
         image_size: int | tuple[int, int],
@@ -148,8 +149,8 @@ class Detector(nn.Module, ABC):
         self.backbone_name = backbone if isinstance(backbone, str) else None
         self.device = pick_device(device)
         self.features = PatchFeatures(
-            load_backbone(backbone, levels, pretrained=pretrained, seed=seed, image_size=self.image_size),
-            levels, neighbourhood, stride,
+            load_backbone(backbone, layers, pretrained=pretrained, seed=seed, image_size=self.image_size),
+            layers, neighbourhood, stride,
         )
         self.failures: dict[str, str] = {}
         self.register_buffer("normal_scores", torch.empty(0))
@@ -175,7 +176,7 @@ class Detector(nn.Module, ABC):
     def config(self) -> dict[str, Any]:
         """The constructor's arguments that are not the backbone, as JSON can hold them."""
         return {
-            "levels": list(self.features.levels), "neighbourhood": self.features.neighbourhood,
+            "layers": list(self.features.layers), "neighbourhood": self.features.neighbourhood,
             "stride": self.features.stride, "image_size": list(self.image_size), "smoothing": self.smoothing,
             "batch_size": self.batch_size, "seed": self.seed,
         }  # fmt: skip

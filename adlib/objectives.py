@@ -92,7 +92,7 @@ class SimCLR(nn.Module):
 
 
 @torch.no_grad()
-def follow(slow: list[Tensor], fast: list[Tensor], momentum: float) -> None:
+def ema_update(slow: list[Tensor], fast: list[Tensor], momentum: float) -> None:
     """W_slow ← κ·W_slow + (1 − κ)·W_trained, in place. Equation (3.11). slow, fast: weights of the same shapes."""
     for k, q in zip(slow, fast, strict=True):
         k.lerp_(q, 1 - momentum)
@@ -121,7 +121,7 @@ class MoCo(nn.Module):
 
     def base_loss(self, first: Tensor, second: Tensor) -> Tensor:
         own = [*self.encoder.parameters(), *self.projector.parameters()]
-        follow(list(self.key_network.parameters()), own, self.momentum)
+        ema_update(list(self.key_network.parameters()), own, self.momentum)
         with torch.no_grad():
             key = F.normalize(self.key_network(second), dim=1)
         loss = info_nce_loss(self.project(first), key, self.queue.clone(), self.temperature)

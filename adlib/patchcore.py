@@ -11,16 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from adlib.backbones import SHIPPED
 from adlib.coreset import k_center_greedy, random_projection
 from adlib.detector import Detector, readable_bytes, spread
-from adlib.features import SHIPPED, to_rows
+from adlib.features import to_rows
 from adlib.neighbors import Bank, k_nearest
 
 
 class PatchCore(Detector):
     """Detects what is far from every normal patch. `fit`, `predict`, `save` and `load` as in `Detector`.
 
-    backbone: a name or a module, see `features.load_backbone`. levels: from fine to coarse.
+    backbone: a name or a module, see `features.load_backbone`. layers: from fine to coarse.
     neighbourhood: p and stride of the patch features P, equations (2.1) to (2.3).
     coreset_ratio: the share of the memory bank that is kept, in (0, 1]. Equations (2.5), (2.6).
     projection: dimension of a random projection used while selecting, equation (2.8); None for none.
@@ -33,7 +34,7 @@ class PatchCore(Detector):
         self,
         backbone: str | nn.Module = SHIPPED,
         *,
-        levels: Sequence[str] = ("layer2", "layer3"),
+        layers: Sequence[str] = ("layer2", "layer3"),
         neighbourhood: int = 3,
         stride: int = 1,
         coreset_ratio: float = 0.1,
@@ -48,7 +49,7 @@ class PatchCore(Detector):
         pretrained: bool = True,
     ) -> None:
         super().__init__(
-            backbone, levels=levels, neighbourhood=neighbourhood, stride=stride, image_size=image_size,
+            backbone, layers=layers, neighbourhood=neighbourhood, stride=stride, image_size=image_size,
             smoothing=smoothing, batch_size=batch_size, device=device, seed=seed, pretrained=pretrained,
         )  # fmt: skip
         if not 0 < coreset_ratio <= 1:

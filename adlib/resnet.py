@@ -1,7 +1,7 @@
 """The small residual network that the package ships.
 
 It is a ResNet-18 (He et al. 2016, Table 1) with a chosen width and without `layer4`:
-PatchCore reads middle levels, so nothing after `layer3` is ever computed.
+PatchCore reads middle layers, so nothing after `layer3` is ever computed.
 Parameter names follow torchvision's, so the two can be compared layer by layer.
 """
 

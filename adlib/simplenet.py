@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from adlib.backbones import SHIPPED, fingerprint
 from adlib.detector import Detector, readable_bytes, spread
-from adlib.features import SHIPPED, fingerprint, to_rows
+from adlib.features import to_rows
 from adlib.training import Training, epoch_order
 
 SLOPE = 0.2  # of the leaky ReLU, below zero
@@ -106,7 +107,7 @@ class Head(nn.Module):
         """features o (N, C) to D(q) (N,), which is high for normal ones."""
         return self._above(self.first(self.adaptor(features)))
 
-    def both(self, features: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_pair(self, features: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """D(q) and D(q + ε), each (N,), batch-normalised together. Equations (4.2) and (4.5).
 
         features: o (N, C). noise: ε (N, C). The first layer is linear, so W₁(q + ε) = W₁q + W₁ε: the product W₁q,
@@ -181,7 +182,7 @@ def train_head(
         rows = features[chosen].to(device).flatten(0, 1)  # (N, C)
         epsilon = torch.randn(rows.shape, generator=generator, device=device).mul_(sigma)  # (4.2)
         with torch.enable_grad():
-            normal, noisy = head.both(rows, epsilon)
+            normal, noisy = head.forward_pair(rows, epsilon)
             run.update(loss(normal, noisy), normal=normal.mean(), noisy=noisy.mean())
         if after_epoch is not None and place == per_epoch - 1:
             after_epoch(epoch + 1, head.eval())
@@ -244,7 +245,7 @@ def score_patches(features: Tensor, weight: Tensor, bias: Tensor, last: Tensor) 
 class SimpleNet(Detector):
     """Detects what a small classifier takes for noise. `fit`, `predict`, `save` and `load` as in `Detector`.
 
-    backbone, levels, neighbourhood, stride: the patch features, as for PatchCore, equations (2.1) to (2.3).
+    backbone, layers, neighbourhood, stride: the patch features, as for PatchCore, equations (2.1) to (2.3).
     adaptor: "linear" or "none"; hidden, adaptor_bias: see `Head`.
     noise: σ of the noise; None takes the rule of `noise_level`. noise_ratio: ρ of that rule.
     epochs, images_per_step, learning_rates, decay: see `train_head`.
@@ -260,7 +261,7 @@ class SimpleNet(Detector):
         self,
         backbone: str | nn.Module = SHIPPED,
         *,
-        levels: Sequence[str] = ("layer2", "layer3"),
+        layers: Sequence[str] = ("layer2", "layer3"),
         neighbourhood: int = 3,
         stride: int = 1,
         adaptor: str = "linear",
@@ -283,7 +284,7 @@ class SimpleNet(Detector):
         pretrained: bool = True,
     ) -> None:
         super().__init__(
-            backbone, levels=levels, neighbourhood=neighbourhood, stride=stride, image_size=image_size,
+            backbone, layers=layers, neighbourhood=neighbourhood, stride=stride, image_size=image_size,
             smoothing=smoothing, batch_size=batch_size, device=device, seed=seed, pretrained=pretrained,
         )  # fmt: skip
         if adaptor == "mlp":
@@ -349,7 +350,7 @@ class SimpleNet(Detector):
                 raise ValueError(f"none of the {count} training images could be read: "
                                  f"{list(self.failures.values())[:3]}")
             about = {"images": images.hexdigest(), "backbone": fingerprint(self.features.backbone),
-                     "levels": list(self.features.levels), "neighbourhood": self.features.neighbourhood,
+                     "layers": list(self.features.layers), "neighbourhood": self.features.neighbourhood,
                      "stride": self.features.stride}  # fmt: skip
             self.history = {}
             noise = noise_level(kept[:filled], self.noise_ratio) if self.noise is None else self.noise

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adlib.augment import STRONG, WEAK, augment, change_colour, gaussian_blur, uniform
-from adlib.datasets import as_samples
+from adlib.backbones import normalised
 from adlib.detector import pick_device
-from adlib.features import normalised
 from adlib.images import resize_image
 from adlib.objectives import MoCo, SimCLR, SimSiam, Supervised
 from adlib.resnet import ResNet18
+from adlib.samples import as_samples
 from adlib.training import Training
 
 OBJECTIVES = {"simsiam": SimSiam, "simclr": SimCLR, "moco": MoCo, "supervised": Supervised}
@@ -80,10 +80,10 @@ def blend(images: Tensor, pasted: Tensor, m: Tensor, sigma: float, *, texture: s
     if texture not in ("kept", "blurred"):
         raise ValueError(f"texture = {texture!r}: expected 'kept' or 'blurred'")
     width = torch.full((len(images),), sigma, device=images.device, dtype=images.dtype)
-    alpha = gaussian_blur(m, width, outside="zero")  # (B, 1, H, W)
+    alpha = gaussian_blur(m, width, border="zero")  # (B, 1, H, W)
     if texture == "kept":
         return (1 - alpha) * images + alpha * pasted
-    return (1 - alpha) * images + gaussian_blur(m * pasted, width, outside="zero")
+    return (1 - alpha) * images + gaussian_blur(m * pasted, width, border="zero")
 
 
 def _patches(
@@ -159,7 +159,7 @@ def sensitivity(
 
 
 class Pooled(nn.Module):
-    """A backbone followed by the mean over the cells of its last level: images (B, 3, H, W) to vectors (B, C)."""
+    """A backbone followed by the mean over the cells of its last layer: images (B, 3, H, W) to vectors (B, C)."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
@@ -193,7 +193,7 @@ def pretrain(
     images: what `adlib.datasets.as_samples` takes; resized whole to squares of `image_size` pixels and held as bytes.
     objective: "simsiam", "simclr", "moco", or "supervised", which needs `labels` (N,), 0 and up.
     spd_weight: η; 0 trains without SPD. blend: options of `smooth_blend`. stop_gradient: see `spd_loss`.
-    backbone: a module from images to a dictionary of levels, trained in place from its present weights. By default
+    backbone: a module from images to a dictionary of layers, trained in place from its present weights. By default
     a new ResNet-18 of the shipped size, its weights drawn from `seed`.
     Stochastic gradient descent with momentum 0.9, weight decay 1e-4 and a cosine schedule. settle: at the end, measure
     the statistics of batch normalisation anew, see `settle_statistics`. checkpoint: a file to go on from, see

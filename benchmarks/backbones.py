@@ -8,7 +8,7 @@ products of the factory (seed 7, structural defects), and on the magnetic tiles 
 (tile index mod 5 is 3). No test image of a real data set is read. The time is that of the network alone, one image,
 as a ratio to the first candidate's in this command, both at the same size and timed in turns.
 
-A candidate is a file of weights as scripts/pretrain_backbone.py writes it. The report is written after every
+A candidate is a file of weights as recipes/pretrain_backbone.py writes it. The report is written after every
 candidate; one that is in it already is not measured again.
 """
 
@@ -30,7 +30,7 @@ from safetensors.torch import load_file
 
 from adlib import PatchCore
 from adlib.datasets import SyntheticFactory, in_memory, open_dataset
-from adlib.datasets.synthetic import PRODUCTS, VERSION
+from adlib.factory.synthetic import PRODUCTS, VERSION
 from adlib.metrics import image_auroc
 from adlib.resnet import ResNet18
 

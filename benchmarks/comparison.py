@@ -45,8 +45,8 @@ from spd import BATCH, SIZE, STEPS, VARIANTS, WIDTH, training_tiles
 
 from adlib import EfficientAD, PatchCore, SimpleNet, spd
 from adlib.datasets import Sample, SyntheticFactory, hold_out, in_memory
-from adlib.datasets.synthetic import PRODUCTS
 from adlib.detector import Detector
+from adlib.factory.synthetic import PRODUCTS
 from adlib.metrics import au_pro, au_spro, image_auroc, image_auroc_interval
 from adlib.resnet import ResNet18
 

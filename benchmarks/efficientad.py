@@ -29,8 +29,8 @@ import torch
 
 from adlib import EfficientAD, PatchCore
 from adlib.datasets import Sample, SyntheticFactory, hold_out, in_memory, open_dataset
-from adlib.datasets.synthetic import PRODUCTS
 from adlib.efficientad import normalise_map
+from adlib.factory.synthetic import PRODUCTS
 from adlib.images import resize_image
 from adlib.metrics import au_pro, au_spro, image_auroc, image_auroc_interval
 
@@ -38,7 +38,7 @@ RESULTS = Path(__file__).parent / "results"
 SMALL = {"teacher": "adlib_pdn_s_quarter", "image_size": 128, "steps": 2_500, "images_per_step": 2,
          "learning_rate": 1e-3, "bf16": True}  # the defaults, and bfloat16 for speed  # fmt: skip
 CHOICES: list[dict[str, Any]] = [
-    {}, {"p_hard": 0.0}, {"p_hard": 0.9}, {"outside": False}, {"detach_autoencoder": True}, {"latent": 16},
+    {}, {"p_hard": 0.0}, {"p_hard": 0.9}, {"penalty_images": False}, {"detach_autoencoder": True}, {"latent": 16},
     {"autoencoder_width": 0.5},
 ]  # fmt: skip
 

@@ -29,14 +29,15 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from adlib import PatchCore
+from adlib.backbones import load_backbone
 from adlib.datasets import Sample, SyntheticFactory, in_memory
-from adlib.datasets.synthetic import PRODUCTS, VERSION
-from adlib.features import PatchFeatures, load_backbone
+from adlib.factory.synthetic import PRODUCTS, VERSION
+from adlib.features import PatchFeatures
 from adlib.images import resize_image
 from adlib.metrics import image_auroc, image_auroc_interval
 from adlib.neighbors import k_nearest
 
-LEVELS = ("layer2", "layer3")
+LAYERS = ("layer2", "layer3")
 
 
 def mean_image(train: list[Sample], test: list[Sample]) -> np.ndarray:
@@ -45,7 +46,7 @@ def mean_image(train: list[Sample], test: list[Sample]) -> np.ndarray:
 
 
 def global_average(train: list[Sample], test: list[Sample]) -> np.ndarray:
-    features = PatchFeatures(load_backbone("adlib_resnet18"), LEVELS)
+    features = PatchFeatures(load_backbone("adlib_resnet18"), LAYERS)
 
     def averaged(samples: list[Sample]) -> torch.Tensor:
         with torch.inference_mode():

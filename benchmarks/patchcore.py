@@ -21,9 +21,9 @@ import numpy as np
 import torch
 
 from adlib import PatchCore
-from adlib.benchmark import evaluate
 from adlib.datasets import open_dataset
 from adlib.detector import Prediction, pick_device
+from adlib.evaluation import evaluate
 from adlib.metrics import image_auroc
 from adlib.threshold import conformal_threshold
 
@@ -40,11 +40,11 @@ PROTOCOLS = {
 def by_kind(prediction: Prediction) -> dict[str, float]:
     """Image AUROC of each kind of defect against all good images."""
     kinds = np.array([sample.kind for sample in prediction.samples])
-    good = prediction.labels == 0
+    good = prediction.targets == 0
     aurocs = {}
     for kind in sorted(set(kinds[~good])):
         rows = good | (kinds == kind)
-        aurocs[str(kind)] = round(image_auroc(prediction.labels[rows], prediction.scores[rows]), 6)
+        aurocs[str(kind)] = round(image_auroc(prediction.targets[rows], prediction.scores[rows]), 6)
     return aurocs
 
 
@@ -56,15 +56,15 @@ def run(data, backbone: str, pretrained: bool, seed: int, options: dict) -> dict
     if prediction.failures:
         raise SystemExit(f"unreadable test images: {prediction.failures}")
     result = {"seed": seed, **evaluate(prediction), "by_kind": by_kind(prediction)}
-    result |= {"train": len(train), "test_good": int((prediction.labels == 0).sum()),
-               "test_defective": int(prediction.labels.sum()), "memory_bank": len(detector.memory_bank)}
+    result |= {"train": len(train), "test_good": int((prediction.targets == 0).sum()),
+               "test_defective": int(prediction.targets.sum()), "memory_bank": len(detector.memory_bank)}
     if len(detector.normal_scores) >= 19:
         threshold = conformal_threshold(detector.normal_scores, 0.05)
         alarm = prediction.scores > threshold
         result["threshold"] = {
             "alpha": 0.05,
-            "held_out": len(detector.normal_scores), "false_alarms": float(alarm[prediction.labels == 0].mean()),
-            "defects_found": float(alarm[prediction.labels == 1].mean()),
+            "held_out": len(detector.normal_scores), "false_alarms": float(alarm[prediction.targets == 0].mean()),
+            "defects_found": float(alarm[prediction.targets == 1].mean()),
         }  # fmt: skip
     return result
 

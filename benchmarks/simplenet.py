@@ -29,10 +29,11 @@ import torch
 from torch import Tensor
 
 from adlib import SimpleNet
-from adlib.benchmark import evaluate
+from adlib.backbones import load_backbone
 from adlib.datasets import Sample, SyntheticFactory, open_dataset
-from adlib.datasets.synthetic import PRODUCTS
-from adlib.features import PatchFeatures, load_backbone, to_rows
+from adlib.evaluation import evaluate
+from adlib.factory.synthetic import PRODUCTS
+from adlib.features import PatchFeatures, to_rows
 from adlib.images import resize_image
 from adlib.metrics import image_auroc, image_auroc_interval
 from adlib.simplenet import NOISE, RATES, Head, fold, noise_level, score_patches, train_head

@@ -38,7 +38,7 @@ from adlib.resnet import ResNet18
 
 TRAIN_ON = ("fabric", "kit", "washer")
 SEEDS = {"simsiam": 5, "supervised": 5, "simclr": 3, "moco": 3}
-# At 64 pixels, a patch of 1 % is 6 pixels wide, less than half a cell of the last level; and in 500 steps η = 0.1 moves
+# At 64 pixels, a patch of 1 % is 6 pixels wide, less than half a cell of the last layer; and in 500 steps η = 0.1 moves
 # nothing. Both were seen in the training loss of seed 7, which is not among those reported.
 SPD = {"spd_weight": 1.0, "area": (0.02, 0.08)}
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -103,9 +103,9 @@ def measure(backbone: nn.Module, seed: int) -> dict[str, Any]:
     data = SyntheticFactory("board", n_train=100, n_test=100, n_defect=96, seed=seed)
     test = in_memory(data.test)
     prediction = PatchCore(backbone, seed=seed, device="cpu").fit(data.train).predict(test)
-    low, high = image_auroc_interval(prediction.labels, prediction.scores)
+    low, high = image_auroc_interval(prediction.targets, prediction.scores)
     maps = np.stack(list(prediction.maps))
-    return found | {"image_auroc": {"value": image_auroc(prediction.labels, prediction.scores), "low": low,
+    return found | {"image_auroc": {"value": image_auroc(prediction.targets, prediction.scores), "low": low,
                                     "high": high},
                     "pixel_auroc": pixel_auroc(np.stack([s.mask.numpy() for s in test]), maps)}  # fmt: skip
 

@@ -40,9 +40,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from adlib import PatchCore, metrics
+from adlib.backbones import load_backbone
 from adlib.coreset import covering_radius, jl_dimension, k_center_greedy, random_projection
 from adlib.datasets import SyntheticFactory
-from adlib.features import PatchFeatures, load_backbone, to_rows
+from adlib.features import PatchFeatures, to_rows
 from adlib.images import resize_image
 from adlib.neighbors import Bank, k_nearest
 
@@ -70,7 +71,7 @@ def alternate(forms: dict[str, Callable[[], Any]], repeats: int) -> dict[str, di
 def extra_memory(form: Callable[..., Any], *inputs: str) -> float:
     """MB by which `form(*arrays)` raises the resident set's high water over that with the inputs loaded.
 
-    inputs: files of torch.save; a fresh process reads them. A module-level function, so that it can be sent there.
+    inputs: files of torch.save; a fresh process reads them. A module-layer function, so that it can be sent there.
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return round(pool.submit(_growth, form, inputs).result(), 1)
@@ -345,7 +346,7 @@ class AnomalibPatchCore:
     """
 
     def __init__(self, detector: PatchCore) -> None:
-        self.levels, self.bank = detector.features.levels, detector.memory_bank
+        self.layers, self.bank = detector.features.layers, detector.memory_bank
         self.backbone = copy.deepcopy(detector.features.backbone).to(memory_format=torch.contiguous_format).eval()
         self.mean, self.std = detector.features.mean, detector.features.std
         self.pool = torch.nn.AvgPool2d(3, 1, 1, count_include_pad=False)
@@ -354,7 +355,7 @@ class AnomalibPatchCore:
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         outputs = self.backbone((images - self.mean) / self.std)
-        cells = [self.pool(outputs[level]) for level in self.levels]
+        cells = [self.pool(outputs[layer]) for layer in self.layers]
         cells = [cells[0]] + [F.interpolate(c, cells[0].shape[-2:], mode="bilinear") for c in cells[1:]]
         b, _, h, w = cells[0].shape
         queries = to_rows(torch.cat(cells, 1))

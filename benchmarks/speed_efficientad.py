@@ -40,11 +40,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adlib import EfficientAD, PatchCore, SimpleNet
-from adlib.augment import change_one
-from adlib.distillation import channel_statistics
+from adlib.augment import color_jitter
+from adlib.backbones import MEAN, STD
 from adlib.efficientad import hard_feature_loss, losses
-from adlib.features import MEAN, STD
-from adlib.pdn import PDN, AutoEncoder
+from adlib.efficientad.distillation import channel_statistics
+from adlib.efficientad.networks import PDN, AutoEncoder
 from adlib.simplenet import Head, fold
 
 BANK = 200 * 784 // 10  # rows: PatchCore's default for 200 images
@@ -87,7 +87,7 @@ class Plain(nn.Module):
     def losses(self, images: Tensor, outside: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """The terms of one training step, each from passes of its own."""
         x, other = self.normalised(images), self.normalised(outside)
-        changed = self.normalised(change_one(images, generator))
+        changed = self.normalised(color_jitter(images, generator))
         with torch.no_grad():
             teacher, teacher_changed = self.described(x), self.described(changed)
         terms = {"hard": quantile_loss(teacher, self.student(x)[:, : self.channels]),

@@ -5,9 +5,9 @@ from pathlib import Path
 from adlib.datasets.download import download
 from adlib.datasets.folder import BTAD, ImageFolder, MagneticTile, MVTecAD
 from adlib.datasets.loco import MVTecLOCO
-from adlib.datasets.sample import DatasetError, Region, Sample, as_samples, hold_out, in_memory
-from adlib.datasets.synthetic import SyntheticFactory
 from adlib.datasets.visa import VisA
+from adlib.factory.synthetic import SyntheticFactory
+from adlib.samples import DatasetError, Region, Sample, as_samples, hold_out, in_memory
 
 
 def open_dataset(

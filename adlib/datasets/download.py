@@ -10,9 +10,9 @@ import shutil
 from pathlib import Path
 
 from adlib.datasets.fetch import check_disk, fetch
-from adlib.datasets.sample import DatasetError, _some
 from adlib.datasets.sources import SOURCES, Source
 from adlib.datasets.unpack import unpack
+from adlib.samples import DatasetError, _some
 
 
 def download(

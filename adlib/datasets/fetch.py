@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
-from adlib.datasets.sample import DatasetError
 from adlib.datasets.sources import Source
+from adlib.samples import DatasetError
 
 if TYPE_CHECKING:
     from requests import Response

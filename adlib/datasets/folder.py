@@ -6,8 +6,8 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
-from adlib.datasets.sample import DatasetError, Sample, _some, image_files
 from adlib.images import IMAGE_EXTENSIONS
+from adlib.samples import DatasetError, Sample, _some, image_files
 
 NORMAL_NAMES = ("good", "ok")
 TILE_GAP = 100  # a larger step between two numbers starts a new tile

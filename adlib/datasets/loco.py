@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from adlib.datasets.folder import _category_folder, _folders, _images_in
-from adlib.datasets.sample import DatasetError, Region, Sample, _some
 from adlib.images import ImageError, _read_values, image_size, read_mask
+from adlib.samples import DatasetError, Region, Sample, _some
 
 LOGICAL, STRUCTURAL = "logical_anomalies", "structural_anomalies"
 

@@ -14,7 +14,7 @@ from typing import IO
 
 from tqdm.auto import tqdm
 
-from adlib.datasets.sample import DatasetError
+from adlib.samples import DatasetError
 
 CHUNK = 1 << 20
 MAX_MEMBERS = 100_000  # the largest data set that we know of has some 22,000 files

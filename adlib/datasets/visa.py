@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from adlib.datasets.sample import DatasetError, Region, Sample, _some
 from adlib.images import _read_values
+from adlib.samples import DatasetError, Region, Sample, _some
 
 SPLITS = ("1cls", "2cls_highshot", "2cls_fewshot")
 COLUMNS = ["object", "split", "label", "image", "mask"]

@@ -10,7 +10,8 @@ from scipy import stats
 from torch import nn
 
 from adlib import metrics
-from adlib.features import ReceptiveField, load_backbone, receptive_field
+from adlib.backbones import load_backbone
+from adlib.receptive_field import ReceptiveField, receptive_field
 from equations import equation
 
 # ---------------------------------------------------------------------- receptive fields
@@ -53,9 +54,9 @@ CASES = [
 ]  # fmt: skip
 
 
-@equation("1.1", function="adlib.features.receptive_field")
-@equation("1.2", function="adlib.features.receptive_field")
-@equation("1.3", function="adlib.features.receptive_field")
+@equation("1.1", function="adlib.receptive_field.receptive_field")
+@equation("1.2", function="adlib.receptive_field.receptive_field")
+@equation("1.3", function="adlib.receptive_field.receptive_field")
 @pytest.mark.parametrize("layers", CASES)
 def test_recursion(layers):
     r, j, a = [1], [1], [0]
@@ -99,12 +100,12 @@ def test_branches_join_to_the_square_around_them():
     ("adlib_resnet18", (43, 99, 211)), ("resnet18", (43, 99, 211)), ("wide_resnet50_2", (35, 91, 267)),
 ])  # fmt: skip
 def test_residual_networks(name, sizes):
-    levels = ("layer1", "layer2", "layer3")
-    backbone = load_backbone(name, levels, pretrained=False)
-    for level, size, stride in zip(levels, sizes, (4, 8, 16), strict=True):
-        field = receptive_field(backbone, level)
+    layers = ("layer1", "layer2", "layer3")
+    backbone = load_backbone(name, layers, pretrained=False)
+    for layer, size, stride in zip(layers, sizes, (4, 8, 16), strict=True):
+        field = receptive_field(backbone, layer)
         assert field == ReceptiveField(size, stride, -(size - 1) // 2)
-        assert receptive_field(backbone, level, neighbourhood=3).size == size + 2 * stride
+        assert receptive_field(backbone, layer, neighbourhood=3).size == size + 2 * stride
 
 
 def test_gradient_of_random_weights_fills_the_field_exactly():
@@ -122,7 +123,7 @@ class WholeImage(nn.Module):
         return x * x.mean((2, 3), keepdim=True)
 
 
-@pytest.mark.parametrize(("module", "level", "message"), [
+@pytest.mark.parametrize(("module", "layer", "message"), [
     (nn.Sequential(nn.Conv2d(3, 3, 3), nn.AdaptiveAvgPool2d(1)), None, "AdaptiveAvgPool2d"),
     (WholeImage(), None, "mean"),
     (nn.Conv2d(3, 3, (1, 3)), None, "squares"),
@@ -131,9 +132,9 @@ class WholeImage(nn.Module):
     (load_backbone("adlib_resnet18", pretrained=False), "layer9", "layer1, layer2, layer3"),
     (load_backbone("adlib_resnet18", pretrained=False), None, "layer1, layer2, layer3"),
 ])  # fmt: skip
-def test_what_cannot_be_told_is_refused_by_name(module, level, message):
+def test_what_cannot_be_told_is_refused_by_name(module, layer, message):
     with pytest.raises(ValueError, match=message):
-        receptive_field(nn.Sequential(module), level)
+        receptive_field(nn.Sequential(module), layer)
 
 
 def test_dilation_widens_the_window():

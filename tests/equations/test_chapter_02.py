@@ -36,7 +36,7 @@ def radius(bank, kept):
 
 
 class Two(torch.nn.Module):
-    """A backbone with two levels that are plain functions of the pixels."""
+    """A backbone with two layers that are plain functions of the pixels."""
 
     def forward(self, x):
         return {"a": torch.nn.functional.avg_pool2d(x, 4), "b": torch.nn.functional.max_pool2d(x, 8)}
@@ -64,23 +64,23 @@ def test_patch_features(p, s):
     fine = torch.nn.functional.avg_pool2d(normalised, 4)[0].double()
     coarse = torch.nn.functional.max_pool2d(normalised, 8)[0].double()
 
-    def locally_aware(level):
-        c, rows, columns = level.shape
-        out = torch.zeros_like(level)
+    def locally_aware(layer):
+        c, rows, columns = layer.shape
+        out = torch.zeros_like(layer)
         for h, w in itertools.product(range(rows), range(columns)):
             cells = neighbourhood(h, w, p, rows, columns)
-            out[:, h, w] = sum(level[:, a, b] for a, b in cells) / len(cells)
+            out[:, h, w] = sum(layer[:, a, b] for a, b in cells) / len(cells)
         return out
 
-    def bilinear(level, y, x):
+    def bilinear(layer, y, x):
         """The value at a fine cell: its centre lies at (y + 1/2)/2 − 1/2 on the coarse grid."""
-        rows, columns = level.shape[1:]
+        rows, columns = layer.shape[1:]
         y, x = max((y + 0.5) / 2 - 0.5, 0), max((x + 0.5) / 2 - 0.5, 0)
         y0, x0 = int(y), int(x)
         y1, x1 = min(y0 + 1, rows - 1), min(x0 + 1, columns - 1)
         u, v = y - y0, x - x0
-        top = (1 - v) * level[:, y0, x0] + v * level[:, y0, x1]
-        return (1 - u) * top + u * ((1 - v) * level[:, y1, x0] + v * level[:, y1, x1])
+        top = (1 - v) * layer[:, y0, x0] + v * layer[:, y0, x1]
+        return (1 - u) * top + u * ((1 - v) * layer[:, y1, x0] + v * layer[:, y1, x1])
 
     fine, coarse = locally_aware(fine), locally_aware(coarse)
     expected = [

@@ -8,7 +8,7 @@ from torch import nn
 
 from adlib import spd
 from adlib.augment import WEAK, augment
-from adlib.objectives import Supervised, follow, info_nce_loss, nt_xent_loss, simsiam_loss
+from adlib.objectives import Supervised, ema_update, info_nce_loss, nt_xent_loss, simsiam_loss
 from equations import equation
 
 
@@ -106,7 +106,7 @@ def test_total(weight):
             self.convolution = nn.Conv2d(3, 4, 3, 2)
 
         def forward(self, x):
-            return {"level": self.convolution(x)}
+            return {"layer": self.convolution(x)}
 
     torch.manual_seed(0)
     history = {}
@@ -146,12 +146,12 @@ def test_moco():
     assert info_nce_loss(q, k, queue, 0.2).item() == pytest.approx(total / 4, abs=1e-12)
 
 
-@equation("3.11", function="adlib.objectives.follow")
+@equation("3.11", function="adlib.objectives.ema_update")
 def test_momentum():
     slow, fast = vectors(0, 3, 4), vectors(1, 3, 4)
     expected = [[0.97 * float(a) + 0.03 * float(b) for a, b in zip(x, y, strict=True)]
                 for x, y in zip(slow, fast, strict=True)]
-    follow([slow], [fast], 0.97)
+    ema_update([slow], [fast], 0.97)
     assert torch.allclose(slow, torch.tensor(expected, dtype=torch.float64), atol=1e-12)
 
 

@@ -60,7 +60,7 @@ def test_normal_and_noisy_features_share_their_statistics():
     hidden = [times(head.first.weight, row) for row in q + noisy]
     mean = [sum(row[j] for row in hidden) / 12 for j in range(4)]
     variance = [sum((row[j] - mean[j]) ** 2 for row in hidden) / 12 for j in range(4)]
-    for found, rows in zip(head.both(o, noise), (q, noisy), strict=True):
+    for found, rows in zip(head.forward_pair(o, noise), (q, noisy), strict=True):
         expected = [discriminator(head, row, mean, variance) for row in rows]
         assert found.tolist() == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
@@ -72,7 +72,7 @@ def test_the_noise_is_normal_with_deviation_sigma():
     class Spy(Head):
         def both(self, features, noise):
             seen.append(noise)
-            return super().both(features, noise)
+            return super().forward_pair(features, noise)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("adlib.simplenet.Head", Spy)

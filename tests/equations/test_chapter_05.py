@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from adlib import EfficientAD
+from adlib.backbones import load_backbone
 from adlib.datasets import SyntheticFactory
-from adlib.distillation import channel_statistics, distill
 from adlib.efficientad import (
     autoencoder_losses,
     combine_maps,
@@ -20,10 +20,10 @@ from adlib.efficientad import (
     normalise_map,
     penalty,
 )
-from adlib.features import load_backbone
+from adlib.efficientad.distillation import channel_statistics, distill
+from adlib.efficientad.networks import PDN
 from adlib.images import resize_image
 from adlib.metrics import au_spro
-from adlib.pdn import PDN
 from equations import equation
 
 Region = namedtuple("Region", "mask saturation")
@@ -42,7 +42,7 @@ def linear_quantile(values, q):
     return values[low] + (position - low) * (values[high] - values[low])
 
 
-@equation("5.1", function="adlib.pdn.PDN.grid")
+@equation("5.1", function="adlib.efficientad.networks.PDN.grid")
 @pytest.mark.parametrize("size", ["s", "m"])
 def test_grid(size):
     net = PDN(size, width=0.01, out_channels=1)
@@ -52,7 +52,7 @@ def test_grid(size):
         assert net(torch.zeros(1, 3, pixels, 64)).shape[2] == expected
 
 
-@equation("5.2", function="adlib.distillation.channel_statistics")
+@equation("5.2", function="adlib.efficientad.distillation.channel_statistics")
 def test_channel_statistics():
     batches = [10 + vectors(i, n, 3, 4, 5) * torch.tensor([1.0, 5.0, 0.0]).view(3, 1, 1) for i, n in ((0, 2), (1, 3))]
     mean, std = channel_statistics(batches)
@@ -64,7 +64,7 @@ def test_channel_statistics():
         assert float(std[0, c]) == pytest.approx(sigma if c < 2 else 1, rel=1e-6)
 
 
-@equation("5.3", function="adlib.distillation.distill")
+@equation("5.3", function="adlib.efficientad.distillation.distill")
 def test_distillation_loss():
     """The loss of the first step, of one image: the PDN still has the weights that its seed gives."""
     image, history = torch.rand(3, 80, 80, generator=torch.Generator().manual_seed(0)), {}
@@ -73,10 +73,10 @@ def test_distillation_loss():
     view = resize_image(image, (80, 80))[None]
     shift, scale = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     with torch.no_grad():
-        levels = load_backbone("adlib_resnet18")((view - shift) / scale)
+        layers = load_backbone("adlib_resnet18")((view - shift) / scale)
         small = torch.nn.functional.interpolate(view, (40, 40), mode="bilinear", antialias=True)
         given = PDN(width=0.05, out_channels=48)((small - shift) / scale)[0]  # (48, 2, 2)
-    mean3 = [torch.nn.functional.avg_pool2d(levels[n], 3, 1, 1, count_include_pad=False) for n in ("layer2", "layer3")]
+    mean3 = [torch.nn.functional.avg_pool2d(layers[n], 3, 1, 1, count_include_pad=False) for n in ("layer2", "layer3")]
     wide = torch.nn.functional.interpolate(mean3[1], (10, 10), mode="bilinear")
     stacked = torch.cat([mean3[0], wide], 1)[0]  # (288, 10, 10): six neighbours to each of the 48 channels
     total, count = 0.0, 0

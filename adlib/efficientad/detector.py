@@ -1,0 +1,283 @@
+"""EfficientAD: a student that follows a teacher, and an autoencoder, on normal images only.
+
+Source: Batzner, Heckler, König, EfficientAD: Accurate Visual Anomaly Detection at Millisecond-Level Latencies,
+WACV 2024. Its authors published no code; "the reference" is nelson1425/EfficientAD.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from adlib.backbones import fingerprint, normalised
+from adlib.detector import Detector, readable_bytes
+from adlib.efficientad.distillation import channel_statistics
+from adlib.efficientad.networks import PDN, SMALLEST, STRIDE, TEACHERS, AutoEncoder, Teacher
+from adlib.efficientad.penalty_images import choose_penalty_images
+from adlib.efficientad.training import (
+    Networks,
+    autoencoder_losses,
+    check_options,
+    hard_feature_loss,
+    losses,
+    penalty,
+    train_networks,
+    wide,
+)
+from adlib.images import ImageError
+from adlib.samples import as_samples, hold_out
+from adlib.training import precision
+
+__all__ = [
+    "PAPER", "EfficientAD", "Networks", "autoencoder_losses", "combine_maps", "difference_map", "hard_feature_loss",
+    "losses", "map_quantiles", "normalise_map", "penalty", "train_networks", "with_border",
+]  # fmt: skip
+
+SHIPPED_TEACHER = "adlib_pdn_s_quarter"  # the full "adlib_pdn_s" takes ten times as long: for GPUs
+QUANTILES = (0.9, 0.995)  # of Q_0.9 and Q_0.995 in equation (5.13)
+
+# The paper's settings, for a teacher distilled from a WideResNet-101 on ImageNet.
+PAPER = {"teacher": "adlib_pdn_s", "steps": 70_000, "images_per_step": 1, "learning_rate": 1e-4, "decay": "step",
+         "image_size": 256}  # fmt: skip
+
+# ---------------------------------------------------------------------- the maps
+
+
+def difference_map(a: Tensor, b: Tensor) -> Tensor:
+    """The mean over the channels of (a − b)²: (B, C, h, w) twice to (B, h, w). Equation (5.12).
+
+    M_ST is that of T̂ and S, M_AE that of A and S′.
+    """
+    return (wide(a) - wide(b)).square().mean(1)
+
+
+def map_quantiles(maps: Sequence[Tensor] | Tensor, quantiles: tuple[float, float] = QUANTILES) -> Tensor:
+    """Q_0.9 and Q_0.995 (2,) over all cells of all maps of held-out normal images, linear between two values.
+
+    maps: (B, h, w), or several such; before any border is added to them. Of any number of cells: many releases of
+    torch.quantile refuse more than 2²⁴. Raises ValueError where there are none, or the second is not above the first.
+    """
+    values = torch.cat([m.flatten().cpu() for m in maps]).double().numpy() if len(maps) else np.empty(0)
+    if not len(values):
+        raise ValueError("no map of a held-out normal image: expected at least one, to say what is usual")
+    low, high = np.quantile(values, quantiles)
+    if not high > low:
+        raise ValueError(f"the maps of the {len(maps)} held-out normal images have the same {quantiles[0]:g} and "
+                         f"{quantiles[1]:g} quantile, {low:.3g}: expected images that differ; hold out "
+                         "others. With checkpoint=, the training need not be repeated")
+    return torch.tensor([low, high], dtype=torch.float32)
+
+
+def normalise_map(maps: Tensor, quantiles: Tensor) -> Tensor:
+    """0.1·(M − Q_0.9)/(Q_0.995 − Q_0.9), so that Q_0.9 becomes 0 and Q_0.995 0.1; (B, h, w) both. Equation (5.13)."""
+    return 0.1 * (maps - quantiles[0]) / (quantiles[1] - quantiles[0])
+
+
+def combine_maps(student_map: Tensor, autoencoder_map: Tensor, quantiles: Tensor) -> Tensor:
+    """M = ½·M̂_ST + ½·M̂_AE (B, h, w). Equation (5.14); the image score is its largest value, (5.15).
+
+    quantiles: (2, 2), those of M_ST first. Where one map's numbers are larger, it would drown the other without them.
+    """
+    return (normalise_map(student_map, quantiles[0]) + normalise_map(autoencoder_map, quantiles[1])) / 2
+
+
+def with_border(maps: Tensor, image_size: tuple[int, int], padding: bool) -> Tensor:
+    """Maps (B, h, w) to (B, H/4, W/4): the outermost cells are repeated where a PDN without padding has none.
+
+    A cell stands for the middle of its 33×33 pixels, so 16 pixels on each side have no cell of their own. Yet the
+    outermost cells have seen them, so their value is the best that is known there. Zeros, as in the reference, would
+    say "more anomalous than nine tenths of the normal pixels". Enlarged to the image, a map lies 1.5 pixels too far to
+    the right and down, as in the reference.
+    """
+    if padding:
+        return maps
+    missing = [pixels // STRIDE - cells - 4 for pixels, cells in zip(image_size, maps.shape[-2:], strict=True)]
+    return F.pad(maps[:, None], (4, missing[1], 4, missing[0]), mode="replicate")[:, 0]
+
+
+# ---------------------------------------------------------------------- the detector
+
+
+class EfficientAD(Detector):
+    """Detects where a student fails to follow its teacher, or an autoencoder its student. `fit`, `predict`, `save` and
+    `load` as in `Detector`; where `fit` gets no `validation`, it holds out a tenth of `train` for the quantiles.
+
+    teacher: "adlib_pdn_s_quarter" (shipped, no download; for machines without a GPU), "adlib_pdn_s" (shipped, the
+    paper's layers), or a `PDN` such as `distillation.distill` gives. The student takes its size, width and padding.
+    autoencoder_width, latent: of the `AutoEncoder`.
+    steps, images_per_step, p_hard, detach_autoencoder, learning_rate, decay, bf16: see `train_networks`.
+    penalty_images: images of anything but the product for the penalty (5.7): what `as_samples` takes, at best
+    photographs. None takes pictures that the package draws. False leaves the penalty out, with a warning. It is not
+    saved.
+    image_size: at least 64; the default finds coarse defects and wrong combinations, 256 finer ones in four times as
+    long.
+    max_memory: bytes that the training images may take.
+    checkpoint: a file that the training writes to and goes on from, see `adlib.training.Training`.
+    Other arguments as in `Detector`. `history` holds the losses after `fit`. `PAPER` has the paper's settings.
+
+    The maps are not smoothed, as in the paper. `normal_scores` come from the same held-out images as the quantiles, so
+    the bound of `adlib.threshold` on false alarms holds only about; keep images apart for an exact one.
+    Source: Batzner et al. 2024. Fewer steps of two images, a larger learning rate with cosine decay, 128 pixels and the
+    narrow teacher are ours, so that it trains on a CPU in ten minutes; `benchmarks/efficientad.py` measures this form.
+    """
+
+    def __init__(
+        self,
+        teacher: str | PDN = SHIPPED_TEACHER,
+        *,
+        autoencoder_width: float = 1.0,
+        latent: int = 64,
+        steps: int = 2_500,
+        images_per_step: int = 2,
+        p_hard: float = 0.999,
+        detach_autoencoder: bool = False,
+        learning_rate: float = 1e-3,
+        decay: str = "cosine",
+        penalty_images: object = None,
+        bf16: bool = False,
+        image_size: int | tuple[int, int] = 128,
+        smoothing: float = 0.0,
+        max_memory: float = 8e9,
+        checkpoint: str | Path | None = None,
+        batch_size: int = 16,
+        device: str = "auto",
+        seed: int = 0,
+        pretrained: bool = True,
+    ) -> None:
+        if not isinstance(teacher, PDN) and teacher not in TEACHERS:
+            raise ValueError(f"teacher = {teacher!r}: expected a PDN, or one of {', '.join(TEACHERS)}")
+        sides = (image_size,) if isinstance(image_size, int) else tuple(image_size)
+        if min(sides) < SMALLEST:
+            raise ValueError(f"image_size = {image_size}: expected at least {SMALLEST} pixels a side")
+        backbone = Teacher(teacher) if isinstance(teacher, PDN) else teacher
+        super().__init__(
+            backbone, layers=("pdn",), neighbourhood=1, stride=1, image_size=image_size, smoothing=smoothing,
+            batch_size=batch_size, device=device, seed=seed, pretrained=pretrained,
+        )  # fmt: skip
+        self.training_options = {
+            "steps": steps, "images_per_step": images_per_step, "p_hard": p_hard, "learning_rate": learning_rate,
+            "detach_autoencoder": detach_autoencoder, "decay": decay, "bf16": bf16,
+        }  # fmt: skip
+        check_options(**self.training_options)
+        self.penalty_images, self.max_memory, self.checkpoint = penalty_images, max_memory, checkpoint
+        self._penalty_samples: list[Any] | None = None
+        self.autoencoder_width, self.latent = autoencoder_width, latent
+        self.history: dict[str, list[float]] = {}
+        self._new_networks()
+        channels = self.features.backbone.pdn.out_channels
+        self.register_buffer("mean", torch.zeros(1, channels, 1, 1))  # μ and σ of equation (5.2)
+        self.register_buffer("std", torch.ones(1, channels, 1, 1))
+        self.register_buffer("quantiles", torch.empty(0))  # (2, 2), of M_ST and of M_AE
+
+    def _new_networks(self) -> None:
+        """Student and autoencoder with new weights, drawn from the seed."""
+        pdn = self.features.backbone.pdn
+        student = PDN(**pdn.config() | {"out_channels": 2 * pdn.out_channels}, seed=self.seed)
+        autoencoder = AutoEncoder(pdn.out_channels, self.image_size, pdn.grid(self.image_size), seed=self.seed,
+                                  width=self.autoencoder_width, latent=self.latent)  # fmt: skip
+        self.student = student.to(self.device, memory_format=torch.channels_last).eval()
+        self.autoencoder = autoencoder.to(self.device, memory_format=torch.channels_last).eval()
+
+    @property
+    def fitted(self) -> bool:
+        return len(self.quantiles) > 0
+
+    @property
+    def networks(self) -> Networks:
+        """Teacher, its statistics, student and autoencoder."""
+        return Networks(self.features.backbone, self.mean, self.std, self.student, self.autoencoder)
+
+    def config(self) -> dict[str, Any]:
+        shared = {k: v for k, v in super().config().items() if k not in ("layers", "neighbourhood", "stride")}
+        return shared | self.training_options | {
+            "autoencoder_width": self.autoencoder_width, "latent": self.latent, "max_memory": self.max_memory,
+        }  # fmt: skip
+
+    # ------------------------------------------------------------------ training
+
+    def fit(self, train: object, *, validation: object | None = None) -> Self:
+        """As `Detector.fit`; without `validation`, a tenth of `train` takes its place, whole groups drawn by `seed`."""
+        if validation is None:
+            samples = as_samples(train)
+            if len(samples) < 2:
+                raise ValueError(f"{len(samples)} training image: expected at least two, one of them held out for the "
+                                 "quantiles of the maps; give more, or validation=")
+            train, validation = hold_out(samples, 0.1, seed=self.seed)
+        _one_can_be_read(as_samples(validation))
+        self._penalty_samples = choose_penalty_images(self.penalty_images, self.image_size, self.seed)
+        return super().fit(train, validation=validation)
+
+    def _plan(self, count: int) -> str:
+        needed = count * 3 * math.prod(self.image_size) * 2  # float16
+        if needed > self.max_memory:
+            raise ValueError(f"{count} training images need {readable_bytes(needed)}, max_memory is "
+                             f"{readable_bytes(self.max_memory)}: raise it, or use fewer or smaller images")
+        return f"images, {readable_bytes(needed)} in memory"
+
+    def _fit(self, batches: Iterator[Tensor], count: int) -> None:
+        self.quantiles = torch.empty(0)  # until the new ones are known, this detector is not fitted
+        kept, filled = torch.empty(count, 3, *self.image_size, dtype=torch.float16), 0
+        for batch in batches:
+            kept[filled : filled + len(batch)] = batch.cpu()
+            filled += len(batch)
+        if not filled:
+            raise ValueError(f"none of the {count} training images could be read: {list(self.failures.values())[:3]}")
+        kept, penalty_images = kept[:filled], self._penalty_samples
+        about = {"images": hashlib.sha256(kept.numpy()).hexdigest(),
+                 "penalty_images": "drawn" if self.penalty_images is None
+                 else [s.path for s in penalty_images or ()][:1000],
+                 "teacher": fingerprint(self.features.backbone), "latent": self.latent,
+                 "autoencoder_width": self.autoencoder_width}  # fmt: skip
+        self.mean, self.std = channel_statistics(
+            self.features(part.to(self.device, torch.float32)) for part in kept.split(self.batch_size))
+        self.history = {}
+        self._new_networks()
+        train_networks(self.networks, kept, penalty_images, seed=self.seed, about=about, checkpoint=self.checkpoint,
+                       history=self.history, **self.training_options)
+
+    def _calibrate(self, batches: Iterator[Tensor]) -> None:
+        maps = [self.both_maps(batch) for batch in batches]
+        self.quantiles = torch.stack([map_quantiles(m) for m in zip(*maps, strict=True)]).to(self.device)
+
+    # ------------------------------------------------------------------ scoring
+
+    def both_maps(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """M_ST and M_AE (B, h, w) of a batch (B, 3, H, W) in [0, 1], as they are, without a border. Equation (5.12).
+
+        Raises ValueError where the images have not the size that this detector was made for.
+        """
+        if tuple(batch.shape[-2:]) != self.image_size:
+            raise ValueError(f"images of {tuple(batch.shape[-2:])} pixels: expected image_size = {self.image_size}")
+        x, channels = normalised(batch), self.mean.shape[1]
+        networks = self.networks
+        with precision(batch.device, self.training_options["bf16"]):
+            teacher, student = networks.normalised_teacher(x), self.student(x)
+            autoencoder = self.autoencoder(x)
+        return (difference_map(teacher, student[:, :channels]), difference_map(autoencoder, student[:, channels:]))
+
+    def patch_scores(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Image scores (B,), equation (5.15), and the combined map with its border (B, H/4, W/4), equation (5.14)."""
+        self._must_be_fitted()
+        combined = combine_maps(*self.both_maps(batch), self.quantiles)  # (B, h, w)
+        border = with_border(combined, tuple(batch.shape[-2:]), self.student.padding)
+        return combined.amax((1, 2)), border
+
+
+def _one_can_be_read(samples: Sequence[Any]) -> None:
+    """Refuse, before the training, held-out images of which none can be read."""
+    reasons = []
+    for sample in samples:
+        try:
+            _ = sample.image
+            return
+        except ImageError as error:
+            reasons.append(str(error))
+    raise ValueError(f"no held-out image can be read, and the maps' quantiles need one: {reasons[:3]}")

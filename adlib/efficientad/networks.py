@@ -1,0 +1,169 @@
+"""The networks of EfficientAD: the patch description network (PDN) of teacher and student, and the autoencoder.
+
+Source: Batzner, Heckler, König, EfficientAD: Accurate Visual Anomaly Detection at Millisecond-Level Latencies,
+WACV 2024, and the layer tables of its appendix. They are given there for images of 256×256 pixels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from adlib.files import read_tensors, write_tensors
+
+# Kernel, channels (None: the output's), padding where it is on, and whether a pooling follows.
+LAYERS = {
+    "s": ((4, 128, 3, True), (4, 256, 3, True), (3, 256, 1, False), (4, None, 0, False)),
+    "m": ((4, 256, 3, True), (4, 512, 3, True), (1, 512, 0, False), (3, 512, 1, False), (4, None, 0, False),
+          (1, None, 0, False)),
+}  # fmt: skip
+TEACHERS = {"adlib_pdn_s": "adlib_pdn_s_v1.safetensors", "adlib_pdn_s_quarter": "adlib_pdn_s_quarter_v1.safetensors"}
+STRIDE, FIELD = 4, 33  # pixels from one cell of the output to the next, and that one cell sees
+SMALLEST = 64  # side of the smallest image that the autoencoder takes
+
+
+class PDN(nn.Module):
+    """Images (B, 3, H, W), normalised, to one vector for each 33×33 pixels: (B, C, h, w). Equation (5.1).
+
+    size: "s", four convolutions, or "m", six. out_channels: C, 384 for the paper's teacher and twice as many for its
+    student. width: a factor on the inner channels, for small machines; not on C. padding: with it, 256 pixels give
+    64 cells; without it 56, of which none has seen anything but the image.
+    seed: draws the weights as torch does by default.
+
+    Raises ValueError for another size, or numbers below 1.
+    Source: Batzner et al. 2024, appendix A.1.
+    """
+
+    def __init__(
+        self, size: str = "s", *, out_channels: int = 384, width: float = 1.0, padding: bool = False, seed: int = 0
+    ) -> None:
+        super().__init__()
+        if size not in LAYERS:
+            raise ValueError(f"size = {size!r}: expected 's' or 'm'")
+        if out_channels < 1 or not width > 0:
+            raise ValueError(f"out_channels = {out_channels}, width = {width}: expected at least 1, and above 0")
+        self.size, self.out_channels, self.width, self.padding = size, out_channels, width, padding
+        layers: list[nn.Module] = []
+        channels = 3
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            for kernel, out, pad, pooled in LAYERS[size]:
+                out = out_channels if out is None else max(1, round(width * out))
+                layers += [nn.Conv2d(channels, out, kernel, padding=pad if padding else 0), nn.ReLU(inplace=True)]
+                if pooled:
+                    layers.append(nn.AvgPool2d(2, 2, padding=1 if padding else 0))
+                channels = out
+        self.trunk = nn.Sequential(*layers[:-2])
+        self.last = layers[-2]  # without a ReLU: features may be negative
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(self.trunk(images))  # (B, C, h, w)
+
+    def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Cells (h, w) of the output for images of (H, W) pixels, equation (5.1). ValueError below 33 pixels."""
+        height, width = (self._cells(pixels) for pixels in image_size)
+        if min(height, width) < 1:
+            raise ValueError(f"images of {image_size} pixels: a PDN needs at least {FIELD}×{FIELD}")
+        return height, width
+
+    def _cells(self, pixels: int) -> int:
+        for kernel, _, pad, pooled in LAYERS[self.size]:
+            pixels = pixels + (2 * pad if self.padding else 0) - kernel + 1
+            pixels = (pixels + (2 if self.padding else 0)) // 2 if pooled else pixels
+        return pixels
+
+    def save(self, path: str | Path) -> None:
+        """Write layers and weights as one safetensors file, whole or not at all, as float16: half the size."""
+        weights = {name: value.half() for name, value in self.state_dict().items()}
+        write_tensors(Path(path), weights, {"method": "PDN", "format": 1, **self.config()})
+
+    @classmethod
+    def load(cls, path: str | Path) -> PDN:
+        """Read what `save` wrote. ValueError names the file where it is something else."""
+        about, weights = read_tensors(Path(path))
+        if about.get("method") != "PDN" or about.get("format") != 1:
+            raise ValueError(f"{path}: expected a PDN saved by adlib, found {about.get('method', 'something else')}")
+        pdn = cls(about["size"], out_channels=about["out_channels"], width=about["width"], padding=about["padding"])
+        pdn.load_state_dict({name: value.float() for name, value in weights.items()})
+        return pdn.eval()
+
+    def config(self) -> dict[str, object]:
+        """What makes the same network again, with other weights."""
+        return {"size": self.size, "out_channels": self.out_channels, "width": self.width, "padding": self.padding}
+
+
+class Teacher(nn.Module):
+    """A PDN as a frozen backbone, as `features.PatchFeatures` takes it: {"pdn": (B, C, h, w)}."""
+
+    def __init__(self, pdn: PDN) -> None:
+        super().__init__()
+        self.pdn = pdn
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return {"pdn": self.pdn(images)}
+
+
+class AutoEncoder(nn.Module):
+    """Images (B, 3, H, W), normalised, through `latent` numbers back to features on the teacher's grid (B, C, h, w).
+
+    Five convolutions of stride 2 lead to H/32 × W/32 cells, a sixth of 8×8 cells to the code; 256 pixels leave one
+    place. Below 256 pixels the sixth covers all H/32 × W/32 cells instead, so that the code still has one place:
+    this smaller form is ours. The decoder enlarges six times, to sizes that follow from H and W, each time with a
+    convolution of 4×4.
+
+    out_channels: C. image_size: (H, W). grid: (h, w) of the teacher. width: a factor on the inner channels.
+    latent: numbers of the code for each of its places. seed: draws the weights, by He's rule: normal with variance
+    2/fan-in. torch's own draw makes the signal weaker in each of the fourteen layers, and for thousands of steps the
+    code stays unused; chapter 5 shows it.
+    Raises ValueError for images below 64 pixels.
+    Source: Batzner et al. 2024, appendix A.1, for 256×256; the sizes for other images as in anomalib.
+    """
+
+    def __init__(
+        self, out_channels: int, image_size: tuple[int, int], grid: tuple[int, int], *, width: float = 1.0,
+        latent: int = 64, seed: int = 0,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if min(image_size) < SMALLEST:
+            raise ValueError(f"images of {image_size} pixels: the autoencoder needs at least {SMALLEST}×{SMALLEST}")
+        if latent < 1 or not width > 0:
+            raise ValueError(f"latent = {latent}, width = {width}: expected at least 1, and above 0")
+        h, w = image_size
+        self.sizes = [(max(1, h // d - o), max(1, w // d - o)) for d, o in
+                      ((64, 1), (32, 0), (16, 1), (8, 0), (4, 1), (2, 1))] + [grid]
+        narrow, wide = max(1, round(32 * width)), max(1, round(64 * width))
+        channels = (3, narrow, narrow, wide, wide, wide)
+        last = (min(8, h // 32), min(8, w // 32))
+        with torch.random.fork_rng(devices=[]):  # torch draws weights, which are replaced below
+            self.encoder = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in zip(channels, channels[1:], strict=False))
+            self.code = nn.Conv2d(wide, latent, last)
+            self.decoder = nn.ModuleList(nn.Conv2d(latent if i == 0 else wide, wide, 4, padding=2) for i in range(6))
+            self.smooth = nn.Conv2d(wide, wide, 3, padding=1)
+            self.last = nn.Conv2d(wide, out_channels, 3, padding=1)
+        generator = torch.Generator().manual_seed(seed)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                deviation = (2 / layer.weight[0].numel()) ** 0.5
+                layer.weight.data = torch.randn(layer.weight.shape, generator=generator) * deviation
+                layer.bias.data.zero_()
+
+    def forward(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Features (B, C, h, w). generator: draws the dropout while training; None leaves dropout out."""
+        x = images
+        for layer in self.encoder:
+            x = F.relu(layer(x))
+        x = self.code(x)  # (B, latent, 1, 1) for 256 pixels
+        for layer, size in zip(self.decoder, self.sizes, strict=False):
+            x = F.relu(layer(F.interpolate(x, size, mode="bilinear", align_corners=False)))
+            x = x if generator is None else _dropout(x, 0.2, generator)
+        x = F.relu(self.smooth(F.interpolate(x, self.sizes[-1], mode="bilinear", align_corners=False)))
+        return self.last(x)  # (B, C, h, w)
+
+
+def _dropout(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """A share of all numbers becomes 0, the others grow so that the mean stays; torch's own has no generator."""
+    draws = torch.empty_like(x, dtype=torch.float32, device=generator.device).uniform_(generator=generator)
+    return x * (draws >= share).to(x).div_(1 - share)

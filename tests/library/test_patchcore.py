@@ -1,0 +1,278 @@
+"""PatchCore and what detectors share: inputs of every kind, bad files, bounds, determinism, saving, export."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from scipy import ndimage
+
+from adlib import PatchCore
+from adlib.datasets import Sample, SyntheticFactory
+from adlib.detector import gaussian_smooth, readable_bytes, spread
+
+
+def tiny(**options):
+    return PatchCore(**({"pretrained": False, "image_size": 64, "coreset_ratio": 0.2, "device": "cpu"} | options))
+
+
+@pytest.fixture(scope="module")
+def factory():
+    return SyntheticFactory("fabric", size=64, n_train=8, n_validation=6, n_test=3, n_defect=5)
+
+
+@pytest.fixture(scope="module")
+def fitted(factory):
+    return tiny().fit(factory.train, validation=factory.validation)
+
+
+def test_prediction_has_the_promised_form(fitted, factory):
+    p = fitted.predict(factory.test)
+    n = len(factory.test)
+    assert p.scores.shape == (n,) and p.scores.dtype == np.float32 and len(p.samples) == len(p.maps) == n
+    assert p.targets.tolist() == [s.label for s in factory.test] and p.failures == {}
+    assert all(m.shape == (64, 64) and m.dtype == np.float32 and np.isfinite(m).all() for m in p.maps)
+    assert len(p.maps[1:3]) == 2 and len(fitted.normal_scores) == len(fitted.normal_peaks) == 6
+
+
+def test_images_of_any_form_score_alike(fitted, factory, tmp_path):
+    image = factory.test[0].image
+    array = (image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    Image.fromarray(array).save(tmp_path / "a.png")
+    expected = fitted.predict(factory.test[:1]).scores
+    path = tmp_path / "a.png"
+    for form in (image, image[None], array, Image.fromarray(array), path, str(tmp_path), [path]):
+        assert fitted.predict(form).scores == pytest.approx(expected, rel=1e-5)
+
+
+def test_maps_are_at_each_images_own_size(fitted):
+    sizes = [(64, 64), (40, 100), (333, 65)]
+    images = [torch.rand(3, *size, generator=torch.Generator().manual_seed(0)) for size in sizes]
+    assert [m.shape for m in fitted.predict(images).maps] == sizes
+
+
+def test_a_defective_training_image_is_refused(factory):
+    with pytest.raises(ValueError, match="normal images only"):
+        tiny().fit([*factory.train, next(s for s in factory.test if s.label)])
+    with pytest.raises(ValueError, match="normal images only"):
+        tiny().fit(factory.train, validation=[s for s in factory.test if s.label])
+
+
+def test_one_bad_file_among_many_is_reported_and_the_others_stand(fitted, factory, tmp_path):
+    for i, sample in enumerate(factory.test[:4]):
+        array = (sample.image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+        Image.fromarray(array).save(tmp_path / f"{i}.png")
+    (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:300])
+    (tmp_path / "2.png").write_bytes(b"")
+    p = fitted.predict(tmp_path)
+    assert [s.path for s in p.samples] == [str(tmp_path / "0.png"), str(tmp_path / "3.png")] and len(p.scores) == 2
+    assert set(p.failures) == {str(tmp_path / "1.png"), str(tmp_path / "2.png")}
+    with pytest.warns(UserWarning, match="2 of 4 images left out"):
+        detector = tiny().fit(tmp_path)
+    assert len(detector.failures) == 2 and detector.fitted
+
+
+def test_only_bad_files_is_an_error(fitted, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="none of the 1 training images"):
+        tiny().fit(tmp_path)
+    p = fitted.predict(tmp_path)
+    assert len(p.scores) == len(p.maps) == 0 and len(p.failures) == 1
+
+
+def test_the_same_call_twice_gives_identical_scores(factory):
+    state = torch.get_rng_state()
+    a, b = (tiny(projection=16).fit(factory.train).predict(factory.test).scores for _ in range(2))
+    assert np.array_equal(a, b) and torch.equal(torch.get_rng_state(), state)
+
+
+def test_another_number_of_threads_agrees(fitted, factory):
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = fitted.predict(factory.test)
+        torch.set_num_threads(2)
+        two = fitted.predict(factory.test)
+    finally:
+        torch.set_num_threads(threads)
+    assert np.abs(one.scores - two.scores).max() < 1e-4
+    assert np.abs(one.maps[0] - two.maps[0]).max() < 1e-4
+
+
+def test_batch_size_does_not_matter(factory):
+    a, b = (tiny(batch_size=n).fit(factory.train).predict(factory.test).scores for n in (1, 5))
+    assert a == pytest.approx(b, abs=1e-4)
+
+
+def test_memory_is_said_beforehand_and_bounded(factory):
+    detector = tiny()
+    grid = (64 // 8) ** 2
+    assert detector.memory_needed(10) == round(10 * grid * 288 * 4 * (2 + detector.coreset_ratio))
+    assert tiny(coreset_ratio=1).memory_needed(10) == 10 * grid * 288 * 4
+    calls = []
+
+    def never():
+        calls.append(1)
+        return torch.zeros(3, 64, 64)
+
+    with pytest.raises(ValueError, match="max_memory"):
+        tiny(max_memory=1000).fit([Sample(0, "good", "x", image_source=never)])
+    assert not calls  # refused before an image was read
+    assert readable_bytes(163_856 * 288 * 4) == "189 MB"
+
+
+def test_b_above_the_size_of_the_bank(factory):
+    many = tiny(reweighting=10_000).fit(factory.train)
+    p, q = many.predict(factory.test), tiny(reweighting=None).fit(factory.train).predict(factory.test)
+    assert (p.scores <= q.scores).all() and (p.scores > 0.9 * q.scores).all()
+    one = tiny(reweighting=1).fit(factory.train).predict(factory.test)
+    assert np.array_equal(one.scores, q.scores)  # b = 1 would give 0 for every image
+    lonely = tiny(coreset_ratio=1e-9).fit(factory.train)
+    assert len(lonely.memory_bank) == 1 and (lonely.predict(factory.test).scores > 0).all()
+
+
+def test_one_constant_image():
+    detector = tiny(coreset_ratio=1).fit(torch.full((1, 3, 64, 64), 0.5))
+    assert detector.predict(torch.full((1, 3, 64, 64), 0.5)).scores[0] == 0
+    assert detector.predict(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))).scores[0] > 0.1
+
+
+def test_smoothing_is_scipys():
+    maps = torch.rand(2, 30, 41, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = np.stack([ndimage.gaussian_filter(m, 4.0, mode="nearest", truncate=4.0) for m in maps.numpy()])
+    assert np.allclose(gaussian_smooth(maps, 4.0), expected, atol=1e-12)
+    assert gaussian_smooth(maps, 0) is maps
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"coreset_ratio": 0}, "coreset_ratio"), ({"coreset_ratio": 1.5}, "coreset_ratio"), ({"stride": 0}, "stride"),
+        ({"neighbourhood": 2}, "odd"), ({"layers": ("layer9",)}, "layer9"), ({"layers": ()}, "layers"),
+        ({"image_size": 8}, "image_size"), ({"projection": 0}, "projection"), ({"reweighting": 0}, "reweighting"),
+        ({"smoothing": -1}, "smoothing"), ({"backbone": "resnet999"}, "resnet999"),
+    ],
+)  # fmt: skip
+def test_bad_arguments_are_named(options, word):
+    with pytest.raises(ValueError, match=word):
+        tiny(**options)
+
+
+def test_predict_before_fit():
+    with pytest.raises(RuntimeError, match="not fitted"):
+        tiny().predict(torch.rand(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize("stride", [2, 3])
+def test_a_stride_does_not_shift_the_map(stride):
+    full = torch.arange(9.0)[:, None] + 10 * torch.arange(8.0)[None]  # a plane: bilinear interpolation is exact
+    kept = full[None, ::stride, ::stride]
+    out = spread(kept, stride, (9, 8))[0]
+    rows, columns = ((n - 1) // stride * stride + 1 for n in (9, 8))
+    assert torch.allclose(out[:rows, :columns], full[:rows, :columns], atol=1e-5)
+    assert out.shape == full.shape and torch.equal(out[:, -1], out[:, columns - 1])
+
+
+def test_training_mode_changes_nothing(fitted, factory):
+    before = fitted.predict(factory.test).scores
+    fitted.train()
+    assert np.array_equal(fitted.predict(factory.test).scores, before) and fitted.features.backbone.training is False
+
+
+def test_validation_must_be_apart_from_train(factory):
+    with pytest.raises(ValueError, match="in train and in validation"):
+        tiny().fit(factory.train, validation=factory.train[:2])
+    parts = [Sample(0, "good", f"{i}.png", group="tile 1", image_source=factory.train[i].image) for i in range(2)]
+    with pytest.raises(ValueError, match="tile 1"):
+        tiny().fit(parts[:1], validation=parts[1:])
+
+
+def test_unreadable_validation_is_said(factory):
+    missing = Sample(0, "good", "gone.png", image_source="gone.png")
+    with pytest.warns(UserWarning, match="gone.png"):
+        detector = tiny().fit(factory.train, validation=[*factory.validation, missing])
+    assert len(detector.normal_scores) == 6
+    with pytest.raises(ValueError, match="gone.png"):
+        tiny().fit(factory.train, validation=[missing])
+
+
+# ---------------------------------------------------------------------- saving
+
+
+def test_save_and_load(fitted, factory, tmp_path):
+    path = tmp_path / "d.safetensors"
+    fitted.save(path)
+    loaded = PatchCore.load(path, device="cpu")
+    assert np.array_equal(loaded.predict(factory.test).scores, fitted.predict(factory.test).scores)
+    assert torch.equal(loaded.normal_scores, fitted.normal_scores) and loaded.config() == fitted.config()
+    assert [f.name for f in tmp_path.iterdir()] == ["d.safetensors"]
+
+
+class Own(torch.nn.Module):
+    def __init__(self, seed=0):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.a, self.b = torch.nn.Conv2d(3, 8, 5, 4), torch.nn.Conv2d(8, 16, 3, 2)
+
+    def forward(self, x):
+        x = self.a(x)
+        return {"a": x, "b": self.b(x)}
+
+
+def test_own_module_is_kept_by_fingerprint(factory, tmp_path):
+    own = Own()
+    detector = tiny(backbone=own, layers=("a", "b")).fit(factory.train)
+    assert own.a.weight.requires_grad and own.training  # the module given is left as it was
+    path = tmp_path / "d.safetensors"
+    detector.save(path)
+    same = PatchCore.load(path, backbone=Own(), device="cpu")
+    assert np.array_equal(same.predict(factory.test).scores, detector.predict(factory.test).scores)
+    with pytest.raises(ValueError, match="other weights"):
+        PatchCore.load(path, backbone=Own(seed=1))
+    with pytest.raises(ValueError, match="backbone="):
+        PatchCore.load(path)
+
+
+def test_what_is_not_a_detector_is_refused_by_name(fitted, tmp_path):
+    path = tmp_path / "x.safetensors"
+    with pytest.raises(FileNotFoundError, match="x.safetensors"):
+        PatchCore.load(path)
+    path.write_bytes(b"pickle?")
+    with pytest.raises(ValueError, match="x.safetensors"):
+        PatchCore.load(path)
+    save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match="expected a PatchCore"):
+        PatchCore.load(path)
+    fitted.save(path)
+    with pytest.raises(ValueError, match="pass none"):
+        PatchCore.load(path, backbone=Own())
+
+
+def test_failed_save_leaves_the_old_file(fitted, tmp_path, monkeypatch):
+    path = tmp_path / "d.safetensors"
+    path.write_text("old")
+
+    def fails(*args):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("adlib.files.save_file", fails)
+    with pytest.raises(OSError, match="disk full"):
+        fitted.save(path)
+    assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_fitted_detector_can_be_exported(fitted):
+    batch = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(fitted, (batch,)).module()
+        for a, b in zip(program(batch), fitted(batch), strict=True):
+            assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_save_names_a_missing_folder(fitted, tmp_path):
+    with pytest.raises(FileNotFoundError, match="drive: no such folder, expected the one to write a.safetensors to"):
+        fitted.save(tmp_path / "drive" / "a.safetensors")
