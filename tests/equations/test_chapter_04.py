@@ -51,8 +51,8 @@ def test_head(adaptor):
         assert float(found[i]) == pytest.approx(expected, rel=1e-10, abs=1e-10)
 
 
-@equation("4.2", function="adlib.simplenet.Head.both")
-@equation("4.5", function="adlib.simplenet.Head.both")
+@equation("4.2", function="adlib.simplenet.Head.forward_pair")
+@equation("4.5", function="adlib.simplenet.Head.forward_pair")
 def test_normal_and_noisy_features_share_their_statistics():
     head, o, noise = head_of(5, 4).train(), vectors(1, 6, 5), 0.3 * vectors(2, 6, 5)
     q = [times(head.adaptor.weight, row) for row in o]
@@ -70,7 +70,7 @@ def test_the_noise_is_normal_with_deviation_sigma():
     seen = []
 
     class Spy(Head):
-        def both(self, features, noise):
+        def forward_pair(self, features, noise):
             seen.append(noise)
             return super().forward_pair(features, noise)
 
