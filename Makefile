@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 book: $(STAMP)  ## run every chapter and build the HTML book
-	$(PY) book/tools/build_book.py
+	$(PY) book/tools/build.py
 
 test: $(STAMP)  ## lint, unit tests, the committed notebooks and a second run of some with other parameters
 	@./book/tools/test.sh
@@ -36,7 +36,7 @@ notebooks: $(STAMP)  ## run the notebooks and write the outputs that are committ
 	$(PY) book/tools/notebooks.py
 
 pdf: $(STAMP)  ## print the whole book to build/adlib.pdf (needs Chromium); builds the book where it is missing
-	$(PY) book/tools/book_pdf.py
+	$(PY) book/tools/pdf.py
 
 lint: $(STAMP)  ## ruff alone
 	$(VENV)/bin/ruff check .

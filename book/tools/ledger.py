@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import nbformat
 
-from set_repository import ROOT
+from repository import ROOT
 
 TAG = re.compile(r"\\tag\{([^}]*)\}")
 DISPLAY = re.compile(r"\$\$(.+?)\$\$", re.S)

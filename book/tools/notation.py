@@ -20,7 +20,7 @@ from typing import NamedTuple
 import nbformat
 
 from latex_symbols import Symbol, keys, mathematics, symbols
-from set_repository import ROOT
+from repository import ROOT
 
 PAGE = Path("book") / "notation.md"
 # A cell with this tag quotes another text in that text's own symbols. Its mathematics is left out.

@@ -27,7 +27,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-from set_repository import ROOT, badge, read_repository, setup_cell
+from repository import ROOT, badge, read_repository, setup_cell
 
 MAX_BYTES = 400_000
 CELL_TIMEOUT = 1800  # seconds
@@ -203,12 +203,12 @@ def check_addresses(notebook: NotebookNode, name: str, root: Path) -> list[str]:
     if not installs:
         problems.append("no set-up cell, the one that installs adlib")
     elif installs != [setup_cell(repository)]:
-        problems.append("the set-up cell is not the one for the address in _config.yml: book/tools/set_repository.py")
+        problems.append("the set-up cell is not the one for the address in _config.yml: book/tools/repository.py")
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     if "colab-badge.svg" not in text:
         problems.append("no Colab badge")
     elif badge(repository, name) not in text:
-        problems.append("the Colab badge is not the one for the address in _config.yml: book/tools/set_repository.py")
+        problems.append("the Colab badge is not the one for the address in _config.yml: book/tools/repository.py")
     return problems
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
-import build_book
+import build
 from book_walk import walk
 from browser import chromium
 from chromium_or_skip import need_chromium
-from set_repository import ROOT
+from repository import ROOT
 
-PAGES = [*build_book.pages(ROOT / "_toc.yml"), "genindex", "search"]
+PAGES = [*build.pages(ROOT / "_toc.yml"), "genindex", "search"]
 MATHJAX = (ROOT / "book" / "_static" / "mathjax" / "tex-svg.js").as_uri()
 GOOD = f"""<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>A page</title>
 <meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">
@@ -44,7 +44,7 @@ def is_current(html: Path) -> bool:
 def book(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built book; where `make book` has not run since the last change, one with the committed outputs."""
     html = ROOT / "build" / "_build" / "html"
-    return html if is_current(html) else build_book.build(tmp_path_factory.mktemp("book"), committed=True)
+    return html if is_current(html) else build.build(tmp_path_factory.mktemp("book"), committed=True)
 
 
 @pytest.mark.parametrize("name", PAGES)

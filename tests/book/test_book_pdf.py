@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from pypdf import PdfReader
 
-from book_pdf import make_pdf
 from chromium_or_skip import need_chromium
-from set_repository import ROOT
+from pdf import make_pdf
+from repository import ROOT
 
 MATHJAX = (ROOT / "book" / "_static" / "mathjax" / "tex-svg.js").as_uri()
 PAGE = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>

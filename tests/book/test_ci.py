@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from set_repository import ROOT
+from repository import ROOT
 
 NEEDED = ("bash", "dirname", "env", "make", "sh")
 

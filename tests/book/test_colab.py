@@ -27,7 +27,7 @@ from nbformat.v4 import new_code_cell
 from packaging.requirements import Requirement
 
 from notebooks import CELL_TIMEOUT, START_TIMEOUT, all_notebooks
-from set_repository import ROOT, read_repository, setup_cell
+from repository import ROOT, read_repository, setup_cell
 from test_house_wheel import uv
 
 # What Colab had on 19 August 2026, as github.com/googlecolab/backend-info says (pip-freeze.txt, commit a724079),

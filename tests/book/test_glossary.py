@@ -7,7 +7,7 @@ import re
 import nbformat
 
 from notebooks import all_notebooks
-from set_repository import ROOT
+from repository import ROOT
 
 GLOSSARY = ROOT / "book" / "glossary.md"
 ROW = re.compile(r"^\| (?!English|---)(.+?) \| (.+?) \| (.+?) \| (.+?) \|$", re.M)

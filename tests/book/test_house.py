@@ -21,11 +21,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-import build_book
-import results_page
-import set_repository
+import build
+import repository
+import results
 from adlib.factory.synthetic import PRODUCTS, VERSION
-from set_repository import (
+from repository import (
     ROOT,
     Repository,
     badge,
@@ -153,7 +153,7 @@ NEW = Repository("https://github.com/new-owner/defects-book", "v0.2.0")
 
 def test_set_repository_rewrites_everything(tree: Path) -> None:
     old = read_repository(tree)
-    changed = {path.relative_to(tree).as_posix() for path in set_repository.set_repository(tree, NEW)}
+    changed = {path.relative_to(tree).as_posix() for path in repository.set_repository(tree, NEW)}
     assert changed == {"_config.yml", "pyproject.toml", "README.md", "book/index.md", "notebooks/02_a.ipynb"}
     assert read_repository(tree) == NEW and disagreements(tree) == []
     cells = nbformat.read(tree / "notebooks" / "02_a.ipynb", as_version=4).cells
@@ -166,8 +166,8 @@ def test_set_repository_rewrites_everything(tree: Path) -> None:
     for line in (f"<{NEW.url}>", f"{NEW.url}.git", f"{NEW.url}/blob/v0.2.0/x.md", f"git+{NEW.url}@v0.2.0",
                  f"raw.githubusercontent.com/{NEW.slug}/v0.2.0/a.png"):
         assert line in text
-    assert set_repository.set_repository(tree, NEW) == []
-    set_repository.set_repository(tree, old)
+    assert repository.set_repository(tree, NEW) == []
+    repository.set_repository(tree, old)
     assert disagreements(tree) == [] and read_repository(tree) == old
 
 
@@ -176,7 +176,7 @@ def test_set_repository_after_an_edit_by_hand(tree: Path) -> None:
     old = read_repository(tree)
     config.write_text(config.read_text().replace(old.url, NEW.url).replace(f"branch: {old.tag}", f"branch: {NEW.tag}"))
     assert disagreements(tree)
-    set_repository.set_repository(tree, read_repository(tree))
+    repository.set_repository(tree, read_repository(tree))
     assert read_repository(tree) == NEW and disagreements(tree) == []
 
 
@@ -253,11 +253,11 @@ def test_rewriting_knows_the_end_of_a_sentence() -> None:
 
 def test_toc_and_sources_fit() -> None:
     """Every page of _toc.yml is there or made at the build, and every chapter is in _toc.yml."""
-    named = build_book.pages(ROOT / "_toc.yml")
+    named = build.pages(ROOT / "_toc.yml")
     generated = {"book/results", "book/ledger", "book/api", "book/status"}
     for name in set(named) - generated:
         assert (ROOT / f"{name}.md").is_file() or (ROOT / f"{name}.ipynb").is_file(), name
-    assert {f"notebooks/{path.stem}" for path in build_book.all_notebooks()} <= set(named)
+    assert {f"notebooks/{path.stem}" for path in build.all_notebooks()} <= set(named)
 
 
 def test_for_reading_leaves_no_trace_of_the_build() -> None:
@@ -266,7 +266,7 @@ def test_for_reading_leaves_no_trace_of_the_build() -> None:
     kept = new_code_cell("x = 1", metadata={"tags": ["parameters"]})
     shown = "![a](https://raw.githubusercontent.com/someone/adlib/v1/book/_static/a.svg?sanitize=true)"
     notebook = new_notebook(cells=[new_markdown_cell(f"{badge(here, '02_a.ipynb')} {shown}"), kept, injected])
-    build_book.for_reading(notebook)
+    build.for_reading(notebook)
     assert notebook.cells[0].source.endswith(" ![a](../book/_static/a.svg)")
     assert [cell.cell_type for cell in notebook.cells] == ["markdown", "code"]
     assert "colab-badge.svg" not in notebook.cells[0].source
@@ -275,8 +275,8 @@ def test_for_reading_leaves_no_trace_of_the_build() -> None:
 
 def test_tags_of_long_equations_are_kept_out_of_split() -> None:
     short, plain = "$$ a \\tag{2.1} $$", "$$ a \\\\ b $$"
-    assert build_book.tags_outside_split(short) == short and build_book.tags_outside_split(plain) == plain
-    long = build_book.tags_outside_split(f"Text\n$$\na \\\\ b \\tag{{2.2}}\n$$\nand {short}")
+    assert build.tags_outside_split(short) == short and build.tags_outside_split(plain) == plain
+    long = build.tags_outside_split(f"Text\n$$\na \\\\ b \\tag{{2.2}}\n$$\nand {short}")
     assert "\\begin{equation*}\na \\\\ b \\tag{2.2}\n\\end{equation*}" in long and long.endswith(f"and {short}")
 
 
@@ -296,9 +296,9 @@ GOOD_PAGE = """<html><head><link rel="stylesheet" href="_static/a.css">
 def test_network_requests_are_seen(tmp_path: Path, bad: str) -> None:
     (tmp_path / "a.html").write_text(GOOD_PAGE)
     (tmp_path / "a.css").write_text("/* https://example.org */ a { background: url(data:image/png;base64,AA) }")
-    assert build_book.network_loads(tmp_path) == []
+    assert build.network_loads(tmp_path) == []
     (tmp_path / "b.html").write_text(GOOD_PAGE.replace("</body>", bad))
-    (load,) = build_book.network_loads(tmp_path)
+    (load,) = build.network_loads(tmp_path)
     assert load.startswith("b.html: ") and "example.org" in load
 
 
@@ -306,7 +306,7 @@ def test_network_requests_are_seen(tmp_path: Path, bad: str) -> None:
                                  "@import url(//example.org/a.css);"])
 def test_network_requests_of_style_sheets_are_seen(tmp_path: Path, bad: str) -> None:
     (tmp_path / "b.css").write_text(bad)
-    assert len(build_book.network_loads(tmp_path)) == 1
+    assert len(build.network_loads(tmp_path)) == 1
 
 
 def test_check_misses_no_page(tmp_path: Path) -> None:
@@ -316,12 +316,12 @@ def test_check_misses_no_page(tmp_path: Path) -> None:
     (html / "b").mkdir(parents=True)
     for name in ("index", "a"):
         (html / f"{name}.html").write_text(GOOD_PAGE)
-    (problem,) = build_book.check(html, tmp_path / "_toc.yml")
+    (problem,) = build.check(html, tmp_path / "_toc.yml")
     assert problem.startswith("b/c: ")
     (html / "b" / "c.html").write_text(GOOD_PAGE)
-    assert build_book.check(html, tmp_path / "_toc.yml") == []
+    assert build.check(html, tmp_path / "_toc.yml") == []
     (html / "a.html").write_text(r"\[\begin{split} a \\ b \tag{2.1} \end{split}\]")
-    assert ["split" in problem for problem in build_book.check(html, tmp_path / "_toc.yml")] == [True]
+    assert ["split" in problem for problem in build.check(html, tmp_path / "_toc.yml")] == [True]
 
 
 def test_mathjax_is_the_vendored_file() -> None:
@@ -352,7 +352,7 @@ def benchmarks(tmp_path: Path) -> Path:
 
 
 def results_text(benchmarks: Path) -> str:
-    return results_page.page(benchmarks).replace("\u00a0", " ")  # which keeps "0.990 ± 0.014" on one line
+    return results.page(benchmarks).replace("\u00a0", " ")  # which keeps "0.990 ± 0.014" on one line
 
 
 def test_results_page(benchmarks: Path) -> None:
@@ -372,19 +372,19 @@ def test_results_page(benchmarks: Path) -> None:
 def test_unusable_measurements_are_refused_by_name(benchmarks: Path, content: str, message: str) -> None:
     (benchmarks / "results" / "a.json").write_text(content)
     with pytest.raises(ValueError, match=message):
-        results_page.page(benchmarks)
+        results.page(benchmarks)
 
 
 def test_published_figures_have_a_source() -> None:
     entries = json.loads((ROOT / "benchmarks" / "published.json").read_text(encoding="utf-8"))["entries"]
     assert {entry["verified"] for entry in entries} == {True, False}
     for entry in entries:
-        assert entry["source"] and all(entry[m] is None or 50 < entry[m] <= 100 for m in results_page.METRICS)
+        assert entry["source"] and all(entry[m] is None or 50 < entry[m] <= 100 for m in results.METRICS)
 
 
 def test_the_committed_results_make_a_page() -> None:
     text = results_text(ROOT / "benchmarks")
-    for entry in results_page.read_results(ROOT / "benchmarks" / "results"):
+    for entry in results.read_results(ROOT / "benchmarks" / "results"):
         assert entry["backbone"] in text and entry["command"] in text
 
 
@@ -392,10 +392,10 @@ def test_the_committed_results_make_a_page() -> None:
 
 
 def test_the_factory_page_shows_what_was_measured() -> None:
-    assert (ROOT / "book" / "factory.md").read_text(encoding="utf-8").count(results_page.FACTORY_PLACE) == 1
+    assert (ROOT / "book" / "factory.md").read_text(encoding="utf-8").count(results.FACTORY_PLACE) == 1
     report = json.loads((ROOT / "benchmarks" / "results" / "factory.json").read_text(encoding="utf-8"))
     assert report["factory_version"] == VERSION and list(report["products"]) == list(PRODUCTS)
-    text = results_page.factory_table(ROOT / "benchmarks")
+    text = results.factory_table(ROOT / "benchmarks")
     for product, entry in report["products"].items():
         assert f"{entry['patchcore'][0]['structural']['low']:.3f}" in text
         # What the factory was tuned to: see the page.
@@ -467,8 +467,8 @@ def test_the_results_page_shows_efficientad() -> None:
 
 def test_the_readme_shows_the_measured_results() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert len(results_page.README_TABLE.findall(readme)) == 1
-    assert results_page.with_table(readme, ROOT / "benchmarks") == readme, "python book/tools/results_page.py --readme"
+    assert len(results.README_TABLE.findall(readme)) == 1
+    assert results.with_table(readme, ROOT / "benchmarks") == readme, "python book/tools/results.py --readme"
 
 
 def test_make_help_lists_every_target() -> None:

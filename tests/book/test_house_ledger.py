@@ -10,7 +10,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from ledger import page, problems, read_equations, read_tests
-from set_repository import ROOT
+from repository import ROOT
 
 GOOD_TEST = '''
 from equations import equation

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from set_repository import ROOT
+from repository import ROOT
 
 SMALL_RUN = """
 import sys

@@ -13,7 +13,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from latex_symbols import keys, mathematics, symbols
 from notation import PAGE, accept, problems, read_rows
-from set_repository import ROOT
+from repository import ROOT
 
 HEAD = "# Notation\n\n| symbol | meaning | shape or range | in the code | where |\n|---|---|---|---|---|\n"
 ROWS = ["| $x$ | an image | – | – | 2.1, 3 |", "| $z$, $z^+$ | vectors | – | – | 3.1 |"]

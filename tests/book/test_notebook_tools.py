@@ -23,7 +23,7 @@ from notebooks import (
     stamp,
     strip_volatile,
 )
-from set_repository import ROOT, Repository, badge, setup_cell
+from repository import ROOT, Repository, badge, setup_cell
 
 HERE = Repository("https://github.com/someone/adlib", "v1.2.3")
 NAME = "02_small.ipynb"

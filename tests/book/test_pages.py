@@ -16,10 +16,10 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 import adlib
 import api_page
-import results_page
-import status_page
+import results
+import status
 from adlib.metrics import image_auroc
-from set_repository import ROOT
+from repository import ROOT
 
 # Modules that hold nothing for the reader to call.
 INTERNAL = {"files", "resnet", "datasets.fetch", "datasets.sources", "datasets.unpack"}
@@ -84,7 +84,7 @@ def write(folder: Path, name: str, **run: object) -> None:
 def test_status_page(tmp_path: Path) -> None:
     write(tmp_path, "01_a.ipynb", date="2026-01-02", seconds=61, python="3.11", torch="2.15", cores=2)
     write(tmp_path, "02_b.ipynb")
-    text = status_page.page(tmp_path).replace("\u2011", "-").replace("\u00a0", " ")  # no line break inside
+    text = status.page(tmp_path).replace("\u2011", "-").replace("\u00a0", " ")  # no line break inside
     row = "| [A title](../notebooks/01_a.ipynb) | 2026-01-02 | 61 s | 1 | passed | Python 3.11, torch 2.15, 2 cores |"
     assert row in text
     assert "| [A title](../notebooks/02_b.ipynb) | – | – | 1 | passed | – |" in text and "1.0 minutes" in text
@@ -95,7 +95,7 @@ def test_status_page_shows_a_failure(tmp_path: Path) -> None:
     notebook = nbformat.read(tmp_path / "01_a.ipynb", 4)
     notebook.cells[1].outputs = [new_output("error", ename="ValueError", evalue="no", traceback=[])]
     nbformat.write(notebook, tmp_path / "01_a.ipynb")
-    assert "| failed |" in status_page.page(tmp_path)
+    assert "| failed |" in status.page(tmp_path)
 
 
 # ------------------------------------------------------------------ the comparison
@@ -121,7 +121,7 @@ def test_the_comparison_is_whole_and_its_scores_give_its_figures() -> None:
 
 
 def test_the_results_page_shows_the_comparison() -> None:
-    text = "\n".join(results_page.comparison_tables(ROOT / "benchmarks"))
+    text = "\n".join(results.comparison_tables(ROOT / "benchmarks"))
     assert "| kit | EfficientAD | 3 | " in text and "| bottle | PatchCore at 128 pixels | 1 | " in text
     assert "| SimpleNet |" in text and " ms |" in text  # what it costs
 

@@ -18,9 +18,9 @@ from playwright.sync_api import Browser, Page
 from pypdf import PdfReader, PdfWriter
 from pypdf.generic import ArrayObject, DictionaryObject, Fit, FloatObject, NameObject, NullObject, TextStringObject
 
-import build_book
+import build
 from browser import MISSING, chromium, find_chromium, open_file
-from set_repository import ROOT
+from repository import ROOT
 
 MARGIN = {"top": "16mm", "bottom": "20mm", "left": "16mm", "right": "16mm"}
 WIDTH = 673  # CSS pixels between the margins of an A4 sheet: (210 - 2 * 16) mm at 96 pixels an inch
@@ -207,10 +207,10 @@ def main() -> None:
         sys.exit(MISSING)
     html = ROOT / "build" / "_build" / "html"
     if not (html / "index.html").is_file():
-        html = build_book.build(ROOT / "build")
+        html = build.build(ROOT / "build")
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     file = ROOT / "build" / "adlib.pdf"
-    sheets = make_pdf(html, build_book.pages(ROOT / "_toc.yml"), file, config["title"], config["author"])
+    sheets = make_pdf(html, build.pages(ROOT / "_toc.yml"), file, config["title"], config["author"])
     print(f"\nThe book as PDF: {file.relative_to(ROOT)}, {sheets} sheets, {file.stat().st_size / 1e6:.1f} MB")
 
 

@@ -1,7 +1,7 @@
 """The results page of the book, made from benchmarks/results/*.json and benchmarks/published.json.
 
-    python book/tools/results_page.py            # prints the page
-    python book/tools/results_page.py --readme   # writes the table of the README
+    python book/tools/results.py            # prints the page
+    python book/tools/results.py --readme   # writes the table of the README
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The run status of the book: when each notebook was last run, how long that took, and with what.
 
-    python book/tools/status_page.py     # prints the page for the committed runs
+    python book/tools/status.py     # prints the page for the committed runs
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import nbformat
 
-from results_page import table
-from set_repository import ROOT
+from repository import ROOT
+from results import table
 
 
 def page(folder: Path) -> str:

@@ -1,7 +1,7 @@
 """Build the book: run every chapter, stage the runs, make the HTML, check it. What `make book` does.
 
-    python book/tools/build_book.py              # as `make book`
-    python book/tools/build_book.py --committed  # show the committed outputs instead of running the chapters
+    python book/tools/build.py              # as `make book`
+    python book/tools/build.py --committed  # show the committed outputs instead of running the chapters
 
 build/staged/ gets the book's sources under the paths that they have in the repository: the chapters
 as just run with PROFILE = "quick", the pages of book/, and the pages that are made from data
@@ -29,10 +29,10 @@ from nbformat import NotebookNode
 import api_page
 import ledger
 import mend_html
-import results_page
-import status_page
+import results
+import status
 from notebooks import START_TIMEOUT, all_notebooks, drop_injected, run_record, strip_volatile
-from set_repository import ROOT, with_local_pictures
+from repository import ROOT, with_local_pictures
 
 BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\(([^)]*)\)")
 DISPLAY = re.compile(r"\$\$(.+?)\$\$", re.S)
@@ -107,12 +107,12 @@ def stage(root: Path, staged: Path, committed: bool = False) -> None:
             print(f"{source.name}: {run_chapter(source, target):.0f} s", flush=True)
     equations, tests = ledger.read_equations(root), ledger.read_tests(root)
     (staged / "book" / "ledger.md").write_text(ledger.page(equations, tests), encoding="utf-8")
-    (staged / "book" / "results.md").write_text(results_page.page(root / "benchmarks"), encoding="utf-8")
+    (staged / "book" / "results.md").write_text(results.page(root / "benchmarks"), encoding="utf-8")
     factory = (root / "book" / "factory.md").read_text(encoding="utf-8")
-    factory = factory.replace(results_page.FACTORY_PLACE, results_page.factory_table(root / "benchmarks"))
+    factory = factory.replace(results.FACTORY_PLACE, results.factory_table(root / "benchmarks"))
     (staged / "book" / "factory.md").write_text(factory, encoding="utf-8")
     (staged / "book" / "api.md").write_text(api_page.page(), encoding="utf-8")
-    (staged / "book" / "status.md").write_text(status_page.page(staged / "notebooks"), encoding="utf-8")
+    (staged / "book" / "status.md").write_text(status.page(staged / "notebooks"), encoding="utf-8")
 
 
 def pages(toc: Path) -> list[str]:

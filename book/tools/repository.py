@@ -1,7 +1,7 @@
 """Write the repository's address and release tag wherever they occur.
 
-    python book/tools/set_repository.py                                        # after an edit of _config.yml
-    python book/tools/set_repository.py https://github.com/someone/adlib v0.2.0  # sets _config.yml too
+    python book/tools/repository.py                                        # after an edit of _config.yml
+    python book/tools/repository.py https://github.com/someone/adlib v0.2.0  # sets _config.yml too
 
 `_config.yml` (`repository: url, branch`) is the one place; badges, set-up cells, links, the pictures of
 the notebooks and the package's metadata follow it. What stood there before is read from `pyproject.toml`.
@@ -104,7 +104,7 @@ def picture_problems(text: str, repository: Repository, root: Path) -> list[str]
     """What is wrong with the pictures of a notebook's file; empty where a reader on Colab sees them all."""
     problems = []
     if with_pictures(text, repository) != text:
-        problems.append("a picture is not at the address for _config.yml: run book/tools/set_repository.py")
+        problems.append("a picture is not at the address for _config.yml: run book/tools/repository.py")
     paths = sorted({path for _, path in PICTURE.findall(text)})
     problems += [f"shows {path}, which is not there" for path in paths if not (root / path).is_file()]
     for target in re.findall(r"!\[[^\]]*\]\(([^)\s]+)", text):
