@@ -44,9 +44,6 @@ def load_backbone(
         module = _at_layers(copy.deepcopy(backbone), layers, "the given module", image_size)
     elif backbone == SHIPPED:
         module = _shipped(pretrained, seed)
-    elif backbone.startswith("adlib_pdn"):
-        from adlib.efficientad.networks import Teacher
-        module = Teacher(_shipped_teacher(backbone, pretrained, seed))
     else:
         module = _at_layers(_torchvision(backbone, pretrained, seed), layers, backbone, image_size)
     module = module.eval().requires_grad_(False)
@@ -74,13 +71,6 @@ def _shipped(pretrained: bool, seed: int) -> nn.Module:
     if unexpected or any(not name.endswith("num_batches_tracked") for name in missing):
         raise RuntimeError(f"{WEIGHTS}: expected the weights of ResNet18, missing {missing}, unexpected {unexpected}")
     return module
-
-
-def _shipped_teacher(name: str, pretrained: bool, seed: int):
-    from adlib.efficientad.networks import PDN, TEACHERS
-    with resources.as_file(resources.files("adlib") / "weights" / TEACHERS[name]) as path:
-        pdn = PDN.load(path)
-    return pdn if pretrained else PDN(**pdn.config(), seed=seed)
 
 
 def _torchvision(name: str, pretrained: bool, seed: int) -> nn.Module:

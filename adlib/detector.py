@@ -1,29 +1,34 @@
-"""What every detector shares: reading images, predicting, full-size maps, saving and loading."""
+"""What every detector shares: reading images, predicting, saving and loading.
+
+Nothing here knows how a method looks at an image. A method brings one frozen network, its backbone or its teacher,
+as the first argument of its constructor, and names it `frozen`.
+"""
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from adlib.backbones import fingerprint, load_backbone
-from adlib.features import PatchFeatures
+from adlib.backbones import fingerprint
 from adlib.files import read_tensors, write_tensors
 from adlib.images import ImageError, resize_image
+from adlib.prediction import AnomalyMaps, Prediction, full_size_maps
 from adlib.samples import Sample, as_samples
 
-BACKBONE = "features.backbone."  # where the backbone's weights stand among a detector's
+FORMAT = 2  # of saved detectors; 1 had "levels" where there are "layers" now
+# Constructor arguments that a file does not hold: they belong to one machine, one run, or to the user.
+NOT_SAVED = ("device", "pretrained", "checkpoint", "features_folder", "penalty_images")
 
 
 def pick_device(device: str = "auto") -> torch.device:
@@ -35,109 +40,48 @@ def pick_device(device: str = "auto") -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def gaussian_smooth(maps: Tensor, sigma: float) -> Tensor:
-    """Maps (B, H, W) filtered with a Gaussian of `sigma` pixels, cut at 4σ; the border value goes on outside."""
-    if sigma <= 0:
-        return maps
-    radius = int(4 * sigma + 0.5)
-    offsets = torch.arange(-radius, radius + 1, dtype=maps.dtype, device=maps.device)
-    kernel = torch.exp(-offsets.square() / (2 * sigma**2))
-    kernel = kernel / kernel.sum()
-    x = F.pad(maps[:, None], (radius, radius, radius, radius), mode="replicate")  # (B, 1, H + 2r, W + 2r)
-    return F.conv2d(F.conv2d(x, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))[:, 0]
-
-
-def full_size_maps(grids: Tensor, size: tuple[int, int], sigma: float) -> Tensor:
-    """Patch scores (B, h, w) to anomaly maps (B, H, W): bilinear upsampling, then a Gaussian. Equation (2.16)."""
-    return gaussian_smooth(F.interpolate(grids[:, None], size, mode="bilinear", align_corners=False)[:, 0], sigma)
-
-
-def spread(scores: Tensor, stride: int, grid: tuple[int, int]) -> Tensor:
-    """Patch scores (B, h', w') of every `stride`-th cell to all cells (B, h*, w*), bilinear in between.
-
-    Cell i·stride keeps its score. Enlarging the small grid as it is would shift the map by half a stride.
-    """
-    if stride == 1:
-        return scores
-    size = [(n - 1) * stride + 1 for n in scores.shape[-2:]]
-    x = F.interpolate(scores[:, None], size, mode="bilinear", align_corners=True)
-    return F.pad(x, (0, grid[1] - size[1], 0, grid[0] - size[0]), mode="replicate")[:, 0]
-
-
-class AnomalyMaps(Sequence):
-    """Anomaly maps, each (H_i, W_i) float32 at its image's own size, computed when asked for."""
-
-    def __init__(self, grids: Tensor, image_size: tuple[int, int], sigma: float, sizes: list[tuple[int, int]]) -> None:
-        self.grids, self.image_size, self.sigma, self.sizes = grids, image_size, sigma, sizes
-
-    def __len__(self) -> int:
-        return len(self.grids)
-
-    def __getitem__(self, i):
-        if isinstance(i, slice):
-            return [self[j] for j in range(*i.indices(len(self)))]
-        working = full_size_maps(self.grids[i][None], self.image_size, self.sigma)
-        if self.sizes[i] != self.image_size:
-            working = F.interpolate(working[None], self.sizes[i], mode="bilinear", align_corners=False)[0]
-        return working[0].numpy()
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a detector says of N images.
-
-    scores: (N,) float32, higher is more anomalous. samples: those N images, in the same order.
-    maps: N arrays (H_i, W_i) at each image's own size, made when asked for.
-    failures: {path: reason} of the images that could not be read; they have no score.
-    """
-
-    scores: np.ndarray
-    samples: list[Sample]
-    maps: AnomalyMaps
-    failures: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def targets(self) -> np.ndarray:
-        """The ground truth (N,), int64: 0 normal, 1 anomalous."""
-        return np.array([sample.label for sample in self.samples], np.int64)
-
-    @property
-    def groups(self) -> list[str | None]:
-        """The group of each image (N,), or None."""
-        return [sample.group for sample in self.samples]
-
-    def masks(self) -> list[np.ndarray | None]:
-        """The N ground-truth masks (H_i, W_i), bool; None for an anomalous image that has none. Read now."""
-        masks = [sample.mask for sample in self.samples]
-        return [None if mask is None else mask.numpy() for mask in masks]
-
-
 class Detector(nn.Module, ABC):
-    """The common part of the detectors. A method adds `_fit`, `patch_scores` and its own buffers.
+    """The common part of the detectors. A method adds `frozen`, `fitted`, `_fit`, `patch_scores` and its buffers.
 
-    backbone, layers, neighbourhood, stride: see `features.load_backbone` and `features.PatchFeatures`.
-    image_size: images are resized to this (h, w), whole, without a crop; one number means a square.
-    smoothing: σ of the Gaussian on the maps, in pixels of `image_size`.
-    batch_size: images computed at a time. device: "auto", or a name that torch knows.
-    seed: everything that is random comes from it.
+    A method keeps each argument of its constructor under the argument's own name; `config` reads them there.
 
-    After `fit(…, validation=normals)`, `normal_scores` (n,) and `normal_peaks` (n,) hold the sorted
-    image scores and map maxima of those held-out normal images, for `adlib.threshold`.
+    Parameters
+    ----------
+    frozen : str or Module
+        What the constructor was given as backbone or teacher. A name is saved with the weights; of a module of your
+        own, only its fingerprint.
+    image_size : int or (h, w)
+        Images are resized to this, whole, without a crop; one number means a square.
+    smoothing : float
+        σ of the Gaussian on the maps, in pixels of `image_size`.
+    batch_size : int
+        Images computed at a time.
+    device : str
+        "auto", or a name that torch knows.
+    seed : int
+        Everything that is random comes from it.
+
+    Attributes
+    ----------
+    normal_scores, normal_peaks : Tensor (n,)
+        After ``fit(…, validation=normals)``: the sorted image scores and map maxima of those held-out normal images,
+        for `adlib.threshold`.
+    failures : dict of path to reason
+        The images that the last `fit` left out.
     """
+
+    normal_scores: Tensor
+    normal_peaks: Tensor
 
     def __init__(
         self,
-        backbone: str | nn.Module,
+        frozen: str | nn.Module,
         *,
-        layers: Sequence[str],
-        neighbourhood: int,
-        stride: int,
         image_size: int | tuple[int, int],
         smoothing: float,
         batch_size: int,
         device: str,
         seed: int,
-        pretrained: bool,
     ) -> None:
         super().__init__()
         self.image_size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
@@ -146,17 +90,23 @@ class Detector(nn.Module, ABC):
         if smoothing < 0 or batch_size < 1:
             raise ValueError(f"smoothing = {smoothing}, batch_size = {batch_size}: expected >= 0 and >= 1")
         self.smoothing, self.batch_size, self.seed = float(smoothing), batch_size, seed
-        self.backbone_name = backbone if isinstance(backbone, str) else None
+        self.frozen_name = frozen if isinstance(frozen, str) else None
         self.device = pick_device(device)
-        self.features = PatchFeatures(
-            load_backbone(backbone, layers, pretrained=pretrained, seed=seed, image_size=self.image_size),
-            layers, neighbourhood, stride,
-        )
         self.failures: dict[str, str] = {}
         self.register_buffer("normal_scores", torch.empty(0))
         self.register_buffer("normal_peaks", torch.empty(0))
 
     # ------------------------------------------------------------------ what a method adds
+
+    @property
+    @abstractmethod
+    def frozen(self) -> nn.Module:
+        """The network that is never trained here: a backbone or a teacher."""
+
+    @property
+    @abstractmethod
+    def fitted(self) -> bool:
+        """Whether `fit` or `load` has been called."""
 
     def _plan(self, count: int) -> str:
         """What fitting on `count` images will need, in words. Raises ValueError where it is too much."""
@@ -174,27 +124,28 @@ class Detector(nn.Module, ABC):
         """Batch (B, 3, h, w) in [0, 1] to image scores (B,) and a grid of patch scores (B, h', w')."""
 
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments that are not the backbone, as JSON can hold them."""
-        return {
-            "layers": list(self.features.layers), "neighbourhood": self.features.neighbourhood,
-            "stride": self.features.stride, "image_size": list(self.image_size), "smoothing": self.smoothing,
-            "batch_size": self.batch_size, "seed": self.seed,
-        }  # fmt: skip
-
-    @property
-    @abstractmethod
-    def fitted(self) -> bool:
-        """Whether `fit` or `load` has been called."""
+        """The constructor's arguments that a file holds, by name: all but the frozen network and `NOT_SAVED`."""
+        _, *names = inspect.signature(type(self)).parameters
+        return {name: getattr(self, name) for name in names if name not in NOT_SAVED}
 
     # ------------------------------------------------------------------ fit and predict
 
     def fit(self, train: object, *, validation: object | None = None) -> Self:
         """Learn what normal looks like.
 
-        train: normal images only, as samples, a folder, paths, PIL images, arrays or tensors.
-        validation: normal images that are not in `train`; their scores are kept for thresholds.
         An image that cannot be read is left out, with a warning, and named in `failures`.
-        Raises ValueError for an image with label 1, or where no image can be read.
+
+        Parameters
+        ----------
+        train : images
+            Normal images only, as samples, a folder, paths, PIL images, arrays or tensors.
+        validation : images, optional
+            Normal images that are not in `train`; their scores are kept for thresholds.
+
+        Raises
+        ------
+        ValueError
+            For an image with label 1, or where no image can be read.
         """
         samples, held_out = as_samples(train), as_samples(validation) if validation is not None else []
         for sample in [*samples, *held_out]:
@@ -222,10 +173,23 @@ class Detector(nn.Module, ABC):
         return self
 
     def predict(self, images: object) -> Prediction:
-        """Scores and maps of images: samples, a folder, paths, PIL images, arrays or tensors.
+        """Scores and maps of images.
 
-        One image that cannot be read does not stop the others: it is named in `failures`.
-        Raises RuntimeError before `fit`.
+        One image that cannot be read does not stop the others: it is named in the prediction's `failures`.
+
+        Parameters
+        ----------
+        images : images
+            Samples, a folder, paths, PIL images, arrays or tensors.
+
+        Returns
+        -------
+        Prediction
+
+        Raises
+        ------
+        RuntimeError
+            Before `fit`.
         """
         self._must_be_fitted()
         self.to(self.device)
@@ -281,53 +245,77 @@ class Detector(nn.Module, ABC):
     def save(self, path: str | Path) -> None:
         """Write the fitted detector as one safetensors file, whole or not at all.
 
-        It holds every statistic and the backbone's weights; of a module of your own, its fingerprint.
-        Raises RuntimeError before `fit` and FileNotFoundError where the folder is missing.
+        It holds every statistic and the frozen network's weights; of a module of your own, its fingerprint.
+
+        Raises
+        ------
+        RuntimeError
+            Before `fit`.
+        FileNotFoundError
+            Where the folder is missing.
         """
         self._must_be_fitted()
-        tensors = {k: v for k, v in self.state_dict().items() if not k.endswith("num_batches_tracked")}
-        if self.backbone_name is None:
-            tensors = {k: v for k, v in tensors.items() if not k.startswith(BACKBONE)}
+        tensors = {k: v for k, v in self.state_dict().items() if not self._may_be_missing(k)}
         about = {
-            "format": 1, "method": type(self).__name__, "backbone": self.backbone_name,
+            "format": FORMAT, "method": type(self).__name__, "frozen": self.frozen_name,
             "fingerprint": self._fingerprint(), "config": self.config(),
         }  # fmt: skip
         write_tensors(Path(path), tensors, about)
 
     @classmethod
-    def load(cls, path: str | Path, *, backbone: nn.Module | None = None, device: str = "auto") -> Self:
+    def load(cls, path: str | Path, *, device: str = "auto", **own: nn.Module) -> Self:
         """Read a detector that `save` wrote.
 
-        backbone: the module it was fitted with, needed only where that was your own; its fingerprint is checked.
-        Raises ValueError naming the file where it is of another method or backbone, or is not adlib's;
-        FileNotFoundError where there is none.
+        Parameters
+        ----------
+        path : path
+            The file.
+        device : str
+            As in the constructor.
+        **own : Module
+            The module it was fitted with, needed only where that was your own, under its name in the constructor:
+            ``backbone=module`` or ``teacher=module``. Its fingerprint is checked.
+
+        Raises
+        ------
+        ValueError
+            Names the file where it is of another method or module, or is not adlib's.
+        FileNotFoundError
+            Where there is none.
         """
         path = Path(path)
+        frozen = next(iter(inspect.signature(cls).parameters))
+        if own.keys() - {frozen}:
+            raise TypeError(f"load() got {', '.join(own)}: expected {frozen}= alone, and only for a module of your own")
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; expected one that {cls.__name__}.save wrote")
         about, tensors = read_tensors(path)
-        if about.get("method") != cls.__name__ or about.get("format") != 1:
+        if about.get("method") != cls.__name__:
             raise ValueError(f"{path}: expected a {cls.__name__} saved by adlib, found {about.get('method', 'none')}")
-        if about["backbone"] is None and backbone is None:
-            raise ValueError(f"{path}: was fitted with a module of your own: pass it as backbone=")
-        if about["backbone"] is not None and backbone is not None:
-            raise ValueError(f"{path}: holds its own backbone {about['backbone']}: pass none")
-        given = about["backbone"] if backbone is None else backbone
-        detector = cls(given, pretrained=False, device=device, **about["config"])
+        if about.get("format") != FORMAT:
+            raise ValueError(f"{path}: has the file format {about.get('format')}, expected {FORMAT}: another version "
+                             "of adlib wrote it; fit and save the detector again, or install that version")
+        if about["frozen"] is None and not own:
+            raise ValueError(f"{path}: was fitted with a module of your own: pass it as {frozen}=")
+        if about["frozen"] is not None and own:
+            raise ValueError(f"{path}: holds its own {frozen} {about['frozen']}: pass none")
+        detector = cls(own.get(frozen, about["frozen"]), pretrained=False, device=device, **about["config"])
         if detector._fingerprint() != about["fingerprint"]:
-            raise ValueError(f"{path}: the backbone given has other weights than the one it was fitted with")
+            raise ValueError(f"{path}: the {frozen} given has other weights than the one it was fitted with")
         detector._restore(tensors, path)
         return detector
 
     def _fingerprint(self) -> str | None:
-        return None if self.backbone_name else fingerprint(self.features.backbone)
+        return None if self.frozen_name else fingerprint(self.frozen)
+
+    def _may_be_missing(self, name: str) -> bool:
+        """Whether a file need not hold this entry of `state_dict`: counters, and a module of the user's own."""
+        place = next(n for n, module in self.named_modules() if module is self.frozen)
+        return name.endswith("num_batches_tracked") or (self.frozen_name is None and name.startswith(f"{place}."))
 
     def _restore(self, tensors: dict[str, Tensor], path: Path) -> None:
-        own = self.state_dict()
-        allowed = {k for k in own if k.endswith("num_batches_tracked")}
-        if self.backbone_name is None:
-            allowed |= {k for k in own if k.startswith(BACKBONE)}
-        if missing := sorted(own.keys() - tensors.keys() - allowed):
+        own = [name for name in self.state_dict() if not self._may_be_missing(name)]
+        if missing := sorted(set(own) - tensors.keys()):
             raise ValueError(f"{path}: lacks {missing[0]} and {len(missing) - 1} more; save the detector again")
         for name, buffer in list(self.named_buffers()):
             if name in tensors and buffer.shape != tensors[name].shape:  # what fit makes has no size yet

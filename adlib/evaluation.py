@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from adlib import metrics
-from adlib.detector import Prediction
+from adlib.prediction import Prediction
 
 
 def evaluate(prediction: Prediction, *, confidence: float = 0.95, seed: int = 0) -> dict[str, dict[str, float]]:

@@ -1,4 +1,4 @@
-"""The locally aware patch features that are read from a frozen backbone."""
+"""Locally aware patch features, read from a frozen backbone."""
 
 from __future__ import annotations
 
@@ -18,9 +18,25 @@ class PatchFeatures(nn.Module):
     Each layer is averaged over p×p neighbourhoods (2.2). The layers are brought to the grid of the
     first one by bilinear interpolation and stacked. Every s-th row and column is kept (2.3).
 
-    backbone: see `load_backbone`. layers: from fine to coarse. neighbourhood: p, odd.
-    stride: s, at least 1.
-    Source: Roth et al., CVPR 2022, Section 3.1.
+    Parameters
+    ----------
+    backbone : Module
+        See `adlib.backbones.load_backbone`.
+    layers : sequence of str
+        From fine to coarse.
+    neighbourhood : int
+        p, odd.
+    stride : int
+        s, at least 1.
+
+    Raises
+    ------
+    ValueError
+        For no layer, an even neighbourhood, or a stride below 1.
+
+    References
+    ----------
+    Roth et al., CVPR 2022, Section 3.1.
     """
 
     def __init__(
@@ -45,11 +61,11 @@ class PatchFeatures(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """images (B, 3, H, W) in [0, 1] to features (B, C, h, w), C the sum of the layers' channels."""
+        """Images (B, 3, H, W) in [0, 1] to features (B, C, h, w), C the sum of the layers' channels."""
         return self.all_cells(images)[:, :, :: self.stride, :: self.stride]
 
     def all_cells(self, images: Tensor) -> Tensor:
-        """As `forward`, without the stride: (B, C, h*, w*)."""
+        """As `forward`, without the stride: images (B, 3, H, W) in [0, 1] to features of all cells (B, C, h*, w*)."""
         x = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         outputs = self.backbone(x)
         layers = [aggregate(outputs[layer], self.neighbourhood) for layer in self.layers]
@@ -61,15 +77,48 @@ class PatchFeatures(nn.Module):
 def aggregate(features: Tensor, neighbourhood: int) -> Tensor:
     """The mean over the p×p neighbourhood of each cell. Equation (2.2) over the cells of (2.1).
 
-    features: (B, C, h, w), the same shape out. At the border, the mean is over the cells that exist:
-    zeros from outside would make every border cell look unlike the interior.
+    At the border, the mean is over the cells that exist: zeros from outside would make every border cell look unlike
+    the interior.
+
+    Parameters
+    ----------
+    features : Tensor (B, C, h, w)
+    neighbourhood : int
+        p, odd.
+
+    Returns
+    -------
+    Tensor (B, C, h, w)
     """
     return F.avg_pool2d(features, neighbourhood, 1, neighbourhood // 2, count_include_pad=False)
 
 
 def to_rows(features: Tensor) -> Tensor:
-    """(B, C, h, w) to one row per patch (B·h·w, C), image by image, row by row.
+    """Features (B, C, h, w) to one row per patch (B·h·w, C), image by image, row by row.
 
     The rows of all training images, one below the other, are the memory bank M of equation (2.4).
     """
     return features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
+
+
+def spread(scores: Tensor, stride: int, grid: tuple[int, int]) -> Tensor:
+    """Patch scores of every `stride`-th cell to all cells, bilinear in between.
+
+    Cell i·stride keeps its score. Enlarging the small grid as it is would shift the map by half a stride.
+
+    Parameters
+    ----------
+    scores : Tensor (B, h', w')
+    stride : int
+    grid : (h*, w*)
+        Rows and columns of all cells.
+
+    Returns
+    -------
+    Tensor (B, h*, w*)
+    """
+    if stride == 1:
+        return scores
+    size = [(n - 1) * stride + 1 for n in scores.shape[-2:]]
+    x = F.interpolate(scores[:, None], size, mode="bilinear", align_corners=True)
+    return F.pad(x, (0, grid[1] - size[1], 0, grid[0] - size[0]), mode="replicate")[:, 0]

@@ -6,29 +6,55 @@ Source: Roth et al., Towards Total Recall in Industrial Anomaly Detection, CVPR 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from adlib.backbones import SHIPPED
+from adlib.backbones import SHIPPED, load_backbone
 from adlib.coreset import k_center_greedy, random_projection
-from adlib.detector import Detector, readable_bytes, spread
-from adlib.features import to_rows
+from adlib.detector import Detector, readable_bytes
+from adlib.features import PatchFeatures, spread, to_rows
 from adlib.neighbors import Bank, k_nearest
 
 
 class PatchCore(Detector):
     """Detects what is far from every normal patch. `fit`, `predict`, `save` and `load` as in `Detector`.
 
-    backbone: a name or a module, see `features.load_backbone`. layers: from fine to coarse.
-    neighbourhood: p and stride of the patch features P, equations (2.1) to (2.3).
-    coreset_ratio: the share of the memory bank that is kept, in (0, 1]. Equations (2.5), (2.6).
-    projection: dimension of a random projection used while selecting, equation (2.8); None for none.
-    reweighting: b of equation (2.14), the size of the neighbourhood of m*; None for the plain maximum.
-    max_memory: bytes that the memory bank may take while it is built; more is refused before it starts.
-    Other arguments as in `Detector`.
+    Parameters
+    ----------
+    backbone : str or Module
+        A name or a module, see `adlib.backbones.load_backbone`.
+    layers, neighbourhood, stride
+        Of the patch features P, equations (2.1) to (2.3); see `adlib.features.PatchFeatures`.
+    coreset_ratio : float
+        The share of the memory bank that is kept, in (0, 1]. Equations (2.5), (2.6).
+    projection : int, optional
+        Dimension of a random projection used while selecting, equation (2.8); None for none.
+    reweighting : int, optional
+        b of equation (2.14), the size of the neighbourhood of ``m*``; None for the plain maximum.
+    max_memory : float
+        Bytes that the memory bank may take while it is built; more is refused before it starts.
+    image_size, smoothing, batch_size, device, seed
+        As in `Detector`.
+    pretrained : bool
+        False gives a named backbone random weights: for tests and as a baseline.
+
+    Attributes
+    ----------
+    memory_bank : Tensor (N_C, C)
+        The patch features that are kept, the coreset M_C.
+
+    Raises
+    ------
+    ValueError
+        For an argument out of its range, which it names.
+
+    References
+    ----------
+    Roth et al., CVPR 2022.
     """
+
+    memory_bank: Tensor
 
     def __init__(
         self,
@@ -48,10 +74,11 @@ class PatchCore(Detector):
         seed: int = 0,
         pretrained: bool = True,
     ) -> None:
-        super().__init__(
-            backbone, layers=layers, neighbourhood=neighbourhood, stride=stride, image_size=image_size,
-            smoothing=smoothing, batch_size=batch_size, device=device, seed=seed, pretrained=pretrained,
-        )  # fmt: skip
+        super().__init__(backbone, image_size=image_size, smoothing=smoothing, batch_size=batch_size, device=device,
+                         seed=seed)
+        network = load_backbone(backbone, layers, pretrained=pretrained, seed=seed, image_size=self.image_size)
+        self.features = PatchFeatures(network, layers, neighbourhood, stride)
+        self.layers, self.neighbourhood, self.stride = tuple(layers), neighbourhood, stride
         if not 0 < coreset_ratio <= 1:
             raise ValueError(f"coreset_ratio = {coreset_ratio}: expected a share in (0, 1]; 0.1 keeps a tenth")
         if projection is not None and projection < 1:
@@ -64,14 +91,12 @@ class PatchCore(Detector):
         self._searchable: tuple[tuple[int, int], Bank] | None = None
 
     @property
+    def frozen(self) -> nn.Module:
+        return self.features.backbone
+
+    @property
     def fitted(self) -> bool:
         return len(self.memory_bank) > 0
-
-    def config(self) -> dict[str, Any]:
-        return super().config() | {
-            "coreset_ratio": self.coreset_ratio, "projection": self.projection,
-            "reweighting": self.reweighting, "max_memory": self.max_memory,
-        }  # fmt: skip
 
     # ------------------------------------------------------------------ training
 
@@ -125,8 +150,7 @@ class PatchCore(Detector):
         """Image scores (B,), equations (2.13) and (2.14), and patch scores (B, h*, w*), equation (2.11)."""
         self._must_be_fitted()
         cells = self.features.all_cells(batch)  # (B, C, h*, w*)
-        stride, grid = self.features.stride, tuple(cells.shape[-2:])
-        features = cells[:, :, ::stride, ::stride]  # (B, C, h', w')
+        features = cells[:, :, :: self.stride, :: self.stride]  # (B, C, h', w')
         b, _, h, w = features.shape
         queries = to_rows(features)  # (B·h'·w', C)
         bank = self._search_bank()
@@ -140,7 +164,7 @@ class PatchCore(Detector):
             _, around = k_nearest(star, bank, size)  # N_b(m*), m* or its twin first
             to_all = (queries[row][:, None] - self.memory_bank[around]).square().sum(2).sqrt()  # (B, b)
             scores = reweight(scores, to_all)
-        return scores, spread(distances.view(b, h, w), stride, grid)
+        return scores, spread(distances.view(b, h, w), self.stride, cells.shape[-2:])
 
     def _search_bank(self) -> Bank:
         """The memory bank made ready for searching, once for as long as it stays the same."""
@@ -153,10 +177,23 @@ class PatchCore(Detector):
 
 
 def reweight(scores: Tensor, distances: Tensor) -> Tensor:
-    """s = (1 − exp(s*) / Σ exp(d_m)) · s*. Equation (2.14); the weight lies in the range (2.15).
+    """``s = (1 − exp(s*) / Σ exp(d_m)) · s*``. Equation (2.14); the weight lies in the range (2.15).
 
-    scores: s* (B,), the distance from the worst patch to m*. distances: (B, b), from that patch to
-    each m of N_b(m*), m* among them. Computed with the log of the sum: exp(89) overflows float32.
-    Source: Roth et al. 2022, Equation 7.
+    Computed with the log of the sum: exp(89) overflows float32.
+
+    Parameters
+    ----------
+    scores : Tensor (B,)
+        ``s*``, the distance from the worst patch to ``m*``.
+    distances : Tensor (B, b)
+        From that patch to each m of ``N_b(m*)``, ``m*`` among them.
+
+    Returns
+    -------
+    Tensor (B,)
+
+    References
+    ----------
+    Roth et al. 2022, Equation 7.
     """
     return -torch.expm1(scores - distances.logsumexp(1)) * scores

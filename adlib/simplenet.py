@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adlib.backbones import SHIPPED, fingerprint
-from adlib.detector import Detector, readable_bytes, spread
-from adlib.features import to_rows
+from adlib.backbones import SHIPPED, fingerprint, load_backbone
+from adlib.detector import Detector, readable_bytes
+from adlib.features import PatchFeatures, spread, to_rows
 from adlib.training import Training, epoch_order
 
 SLOPE = 0.2  # of the leaky ReLU, below zero
@@ -283,21 +283,21 @@ class SimpleNet(Detector):
         seed: int = 0,
         pretrained: bool = True,
     ) -> None:
-        super().__init__(
-            backbone, layers=layers, neighbourhood=neighbourhood, stride=stride, image_size=image_size,
-            smoothing=smoothing, batch_size=batch_size, device=device, seed=seed, pretrained=pretrained,
-        )  # fmt: skip
+        super().__init__(backbone, image_size=image_size, smoothing=smoothing, batch_size=batch_size, device=device,
+                         seed=seed)
+        network = load_backbone(backbone, layers, pretrained=pretrained, seed=seed, image_size=self.image_size)
+        self.features = PatchFeatures(network, layers, neighbourhood, stride)
+        self.layers, self.neighbourhood, self.stride = tuple(layers), neighbourhood, stride
         if adaptor == "mlp":
             raise ValueError("adaptor = 'mlp': expected 'linear' or 'none', which fold into the discriminator; "
                              "for two layers, use train_head")
         if noise is not None and not 0 < noise < math.inf or not 0 < noise_ratio < math.inf:
             raise ValueError(f"noise = {noise}, noise_ratio = {noise_ratio}: expected positive numbers, or noise=None")
-        self.training_options = {
-            "adaptor": adaptor, "adaptor_bias": adaptor_bias, "hidden": hidden, "epochs": epochs,
-            "images_per_step": images_per_step, "learning_rates": tuple(learning_rates), "decay": decay,
-        }  # fmt: skip
-        check_options(**self.training_options)
+        self.adaptor, self.adaptor_bias, self.hidden = adaptor, adaptor_bias, hidden
+        self.epochs, self.images_per_step, self.decay = epochs, images_per_step, decay
+        self.learning_rates = tuple(learning_rates)
         self.noise, self.noise_ratio, self.max_memory = noise, noise_ratio, max_memory
+        check_options(**self.training_options)
         self.features_folder, self.checkpoint = features_folder, checkpoint
         self.history: dict[str, list[float]] = {}
         self.register_buffer("weight", torch.empty(0, 0))  # W (H, C), b (H,), w₂ (H,) of equation (4.10)
@@ -305,13 +305,18 @@ class SimpleNet(Detector):
         self.register_buffer("last", torch.empty(0))
 
     @property
+    def frozen(self) -> nn.Module:
+        return self.features.backbone
+
+    @property
     def fitted(self) -> bool:
         return len(self.weight) > 0
 
-    def config(self) -> dict[str, Any]:
-        return super().config() | self.training_options | {
-            "noise": self.noise, "noise_ratio": self.noise_ratio, "max_memory": self.max_memory,
-        }  # fmt: skip
+    @property
+    def training_options(self) -> dict[str, Any]:
+        """The arguments that go to `train_head` as they are."""
+        names = "adaptor adaptor_bias hidden epochs images_per_step learning_rates decay".split()
+        return {name: getattr(self, name) for name in names}
 
     # ------------------------------------------------------------------ training
 
@@ -350,8 +355,7 @@ class SimpleNet(Detector):
                 raise ValueError(f"none of the {count} training images could be read: "
                                  f"{list(self.failures.values())[:3]}")
             about = {"images": images.hexdigest(), "backbone": fingerprint(self.features.backbone),
-                     "layers": list(self.features.layers), "neighbourhood": self.features.neighbourhood,
-                     "stride": self.features.stride}  # fmt: skip
+                     "layers": list(self.layers), "neighbourhood": self.neighbourhood, "stride": self.stride}
             self.history = {}
             noise = noise_level(kept[:filled], self.noise_ratio) if self.noise is None else self.noise
             head = train_head(kept[:filled], noise=noise, seed=self.seed, device=self.device, about=about,
@@ -374,8 +378,7 @@ class SimpleNet(Detector):
         """Image scores (B,), the largest patch score of each, and patch scores (B, h*, w*), equation (4.9)."""
         self._must_be_fitted()
         cells = self.features.all_cells(batch)  # (B, C, h*, w*)
-        stride, grid = self.features.stride, tuple(cells.shape[-2:])
-        features = cells[:, :, ::stride, ::stride]  # (B, C, h', w')
+        features = cells[:, :, :: self.stride, :: self.stride]  # (B, C, h', w')
         b, _, h, w = features.shape
         scores = score_patches(to_rows(features), self.weight, self.bias, self.last).view(b, h, w)
-        return scores.amax((1, 2)), spread(scores, stride, grid)
+        return scores.amax((1, 2)), spread(scores, self.stride, cells.shape[-2:])

@@ -22,9 +22,10 @@ import torch
 
 from adlib import PatchCore
 from adlib.datasets import open_dataset
-from adlib.detector import Prediction, pick_device
+from adlib.detector import pick_device
 from adlib.evaluation import evaluate
 from adlib.metrics import image_auroc
+from adlib.prediction import Prediction
 from adlib.threshold import conformal_threshold
 
 KEYS = ("image_auroc", "pixel_auroc", "au_pro")

@@ -20,26 +20,12 @@ from torch.nn import functional as F
 from adlib.backbones import fingerprint, normalised
 from adlib.detector import Detector, readable_bytes
 from adlib.efficientad.distillation import channel_statistics
-from adlib.efficientad.networks import PDN, SMALLEST, STRIDE, TEACHERS, AutoEncoder, Teacher
+from adlib.efficientad.networks import PDN, SMALLEST, STRIDE, AutoEncoder, load_teacher
 from adlib.efficientad.penalty_images import choose_penalty_images
-from adlib.efficientad.training import (
-    Networks,
-    autoencoder_losses,
-    check_options,
-    hard_feature_loss,
-    losses,
-    penalty,
-    train_networks,
-    wide,
-)
+from adlib.efficientad.training import Networks, check_options, train_networks, wide
 from adlib.images import ImageError
-from adlib.samples import as_samples, hold_out
+from adlib.samples import Sample, as_samples, hold_out
 from adlib.training import precision
-
-__all__ = [
-    "PAPER", "EfficientAD", "Networks", "autoencoder_losses", "combine_maps", "difference_map", "hard_feature_loss",
-    "losses", "map_quantiles", "normalise_map", "penalty", "train_networks", "with_border",
-]  # fmt: skip
 
 SHIPPED_TEACHER = "adlib_pdn_s_quarter"  # the full "adlib_pdn_s" takes ten times as long: for GPUs
 QUANTILES = (0.9, 0.995)  # of Q_0.9 and Q_0.995 in equation (5.13)
@@ -107,27 +93,62 @@ def with_border(maps: Tensor, image_size: tuple[int, int], padding: bool) -> Ten
 
 
 class EfficientAD(Detector):
-    """Detects where a student fails to follow its teacher, or an autoencoder its student. `fit`, `predict`, `save` and
-    `load` as in `Detector`; where `fit` gets no `validation`, it holds out a tenth of `train` for the quantiles.
+    """Detects where a student fails to follow its teacher, or an autoencoder its student.
 
-    teacher: "adlib_pdn_s_quarter" (shipped, no download; for machines without a GPU), "adlib_pdn_s" (shipped, the
-    paper's layers), or a `PDN` such as `distillation.distill` gives. The student takes its size, width and padding.
-    autoencoder_width, latent: of the `AutoEncoder`.
-    steps, images_per_step, p_hard, detach_autoencoder, learning_rate, decay, bf16: see `train_networks`.
-    penalty_images: images of anything but the product for the penalty (5.7): what `as_samples` takes, at best
-    photographs. None takes pictures that the package draws. False leaves the penalty out, with a warning. It is not
-    saved.
-    image_size: at least 64; the default finds coarse defects and wrong combinations, 256 finer ones in four times as
-    long.
-    max_memory: bytes that the training images may take.
-    checkpoint: a file that the training writes to and goes on from, see `adlib.training.Training`.
-    Other arguments as in `Detector`. `history` holds the losses after `fit`. `PAPER` has the paper's settings.
+    `fit`, `predict`, `save` and `load` as in `Detector`; where `fit` gets no `validation`, it holds out a tenth of
+    `train` for the quantiles.
 
     The maps are not smoothed, as in the paper. `normal_scores` come from the same held-out images as the quantiles, so
     the bound of `adlib.threshold` on false alarms holds only about; keep images apart for an exact one.
-    Source: Batzner et al. 2024. Fewer steps of two images, a larger learning rate with cosine decay, 128 pixels and the
-    narrow teacher are ours, so that it trains on a CPU in ten minutes; `benchmarks/efficientad.py` measures this form.
+
+    Parameters
+    ----------
+    teacher : str or PDN
+        "adlib_pdn_s_quarter" (shipped, no download; for machines without a GPU), "adlib_pdn_s" (shipped, the paper's
+        layers), or a `PDN` such as `adlib.efficientad.distillation.distill` gives. The student takes its size, width
+        and padding.
+    autoencoder_width, latent
+        Of the `AutoEncoder`.
+    steps, images_per_step, p_hard, detach_autoencoder, learning_rate, decay, bf16
+        See `train_networks`.
+    penalty_images : images, optional
+        Images of anything but the product for the penalty (5.7): what `as_samples` takes, at best photographs. None
+        takes pictures that the package draws. False leaves the penalty out, with a warning. It is not saved.
+    image_size : int or (h, w)
+        At least 64; the default finds coarse defects and wrong combinations, 256 finer ones in four times as long.
+    max_memory : float
+        Bytes that the training images may take.
+    checkpoint : path, optional
+        A file that the training writes to and goes on from, see `adlib.training.Training`.
+    smoothing, batch_size, device, seed
+        As in `Detector`.
+    pretrained : bool
+        False gives a named teacher random weights.
+
+    Attributes
+    ----------
+    history : dict of str to list of float
+        The losses, after `fit`.
+    mean, std : Tensor (1, C, 1, 1)
+        μ and σ of the teacher's channels, equation (5.2).
+    quantiles : Tensor (2, 2)
+        Q_0.9 and Q_0.995 of M_ST, then of M_AE.
+
+    Raises
+    ------
+    ValueError
+        For an argument out of its range, which it names.
+
+    References
+    ----------
+    Batzner et al. 2024. Fewer steps of two images, a larger learning rate with cosine decay, 128 pixels and the narrow
+    teacher are ours, so that it trains on a CPU in ten minutes; chapter 5 measures this form. `PAPER` has the paper's
+    settings.
     """
+
+    mean: Tensor
+    std: Tensor
+    quantiles: Tensor
 
     def __init__(
         self,
@@ -152,39 +173,38 @@ class EfficientAD(Detector):
         seed: int = 0,
         pretrained: bool = True,
     ) -> None:
-        if not isinstance(teacher, PDN) and teacher not in TEACHERS:
-            raise ValueError(f"teacher = {teacher!r}: expected a PDN, or one of {', '.join(TEACHERS)}")
         sides = (image_size,) if isinstance(image_size, int) else tuple(image_size)
         if min(sides) < SMALLEST:
             raise ValueError(f"image_size = {image_size}: expected at least {SMALLEST} pixels a side")
-        backbone = Teacher(teacher) if isinstance(teacher, PDN) else teacher
-        super().__init__(
-            backbone, layers=("pdn",), neighbourhood=1, stride=1, image_size=image_size, smoothing=smoothing,
-            batch_size=batch_size, device=device, seed=seed, pretrained=pretrained,
-        )  # fmt: skip
-        self.training_options = {
-            "steps": steps, "images_per_step": images_per_step, "p_hard": p_hard, "learning_rate": learning_rate,
-            "detach_autoencoder": detach_autoencoder, "decay": decay, "bf16": bf16,
-        }  # fmt: skip
-        check_options(**self.training_options)
-        self.penalty_images, self.max_memory, self.checkpoint = penalty_images, max_memory, checkpoint
-        self._penalty_samples: list[Any] | None = None
+        super().__init__(teacher, image_size=image_size, smoothing=smoothing, batch_size=batch_size, device=device,
+                         seed=seed)
+        self.teacher = load_teacher(teacher, pretrained=pretrained, seed=seed)
         self.autoencoder_width, self.latent = autoencoder_width, latent
+        self.steps, self.images_per_step, self.p_hard = steps, images_per_step, p_hard
+        self.detach_autoencoder, self.learning_rate, self.decay, self.bf16 = (
+            detach_autoencoder, learning_rate, decay, bf16)
+        self.penalty_images, self.max_memory, self.checkpoint = penalty_images, max_memory, checkpoint
+        check_options(**self.training_options)
+        self._penalty_samples: list[Sample] | None = None
         self.history: dict[str, list[float]] = {}
         self._new_networks()
-        channels = self.features.backbone.pdn.out_channels
+        channels = self.teacher.out_channels
         self.register_buffer("mean", torch.zeros(1, channels, 1, 1))  # μ and σ of equation (5.2)
         self.register_buffer("std", torch.ones(1, channels, 1, 1))
         self.register_buffer("quantiles", torch.empty(0))  # (2, 2), of M_ST and of M_AE
 
     def _new_networks(self) -> None:
         """Student and autoencoder with new weights, drawn from the seed."""
-        pdn = self.features.backbone.pdn
+        pdn = self.teacher
         student = PDN(**pdn.config() | {"out_channels": 2 * pdn.out_channels}, seed=self.seed)
         autoencoder = AutoEncoder(pdn.out_channels, self.image_size, pdn.grid(self.image_size), seed=self.seed,
                                   width=self.autoencoder_width, latent=self.latent)  # fmt: skip
         self.student = student.to(self.device, memory_format=torch.channels_last).eval()
         self.autoencoder = autoencoder.to(self.device, memory_format=torch.channels_last).eval()
+
+    @property
+    def frozen(self) -> PDN:
+        return self.teacher
 
     @property
     def fitted(self) -> bool:
@@ -193,13 +213,13 @@ class EfficientAD(Detector):
     @property
     def networks(self) -> Networks:
         """Teacher, its statistics, student and autoencoder."""
-        return Networks(self.features.backbone, self.mean, self.std, self.student, self.autoencoder)
+        return Networks(self.teacher, self.mean, self.std, self.student, self.autoencoder)
 
-    def config(self) -> dict[str, Any]:
-        shared = {k: v for k, v in super().config().items() if k not in ("layers", "neighbourhood", "stride")}
-        return shared | self.training_options | {
-            "autoencoder_width": self.autoencoder_width, "latent": self.latent, "max_memory": self.max_memory,
-        }  # fmt: skip
+    @property
+    def training_options(self) -> dict[str, Any]:
+        """The arguments that go to `train_networks` as they are."""
+        names = "steps images_per_step p_hard detach_autoencoder learning_rate decay bf16".split()
+        return {name: getattr(self, name) for name in names}
 
     # ------------------------------------------------------------------ training
 
@@ -234,10 +254,11 @@ class EfficientAD(Detector):
         about = {"images": hashlib.sha256(kept.numpy()).hexdigest(),
                  "penalty_images": "drawn" if self.penalty_images is None
                  else [s.path for s in penalty_images or ()][:1000],
-                 "teacher": fingerprint(self.features.backbone), "latent": self.latent,
+                 "teacher": fingerprint(self.teacher), "latent": self.latent,
                  "autoencoder_width": self.autoencoder_width}  # fmt: skip
+        parts = kept.split(self.batch_size)
         self.mean, self.std = channel_statistics(
-            self.features(part.to(self.device, torch.float32)) for part in kept.split(self.batch_size))
+            self.teacher(normalised(part.to(self.device, torch.float32))) for part in parts)
         self.history = {}
         self._new_networks()
         train_networks(self.networks, kept, penalty_images, seed=self.seed, about=about, checkpoint=self.checkpoint,
@@ -258,7 +279,7 @@ class EfficientAD(Detector):
             raise ValueError(f"images of {tuple(batch.shape[-2:])} pixels: expected image_size = {self.image_size}")
         x, channels = normalised(batch), self.mean.shape[1]
         networks = self.networks
-        with precision(batch.device, self.training_options["bf16"]):
+        with precision(batch.device, self.bf16):
             teacher, student = networks.normalised_teacher(x), self.student(x)
             autoencoder = self.autoencoder(x)
         return (difference_map(teacher, student[:, :channels]), difference_map(autoencoder, student[:, channels:]))
@@ -271,7 +292,7 @@ class EfficientAD(Detector):
         return combined.amax((1, 2)), border
 
 
-def _one_can_be_read(samples: Sequence[Any]) -> None:
+def _one_can_be_read(samples: Sequence[Sample]) -> None:
     """Refuse, before the training, held-out images of which none can be read."""
     reasons = []
     for sample in samples:

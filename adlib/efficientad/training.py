@@ -89,7 +89,7 @@ class Networks(NamedTuple):
 
     def normalised_teacher(self, images: Tensor) -> Tensor:
         """T̂ (B, C, h, w), equation (5.2)."""
-        return (self.teacher(images)["pdn"].float() - self.mean) / self.std
+        return (self.teacher(images).float() - self.mean) / self.std
 
 
 def losses(

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from adlib.coreset import covering_radius, jl_dimension, k_center_greedy, random_projection
-from adlib.detector import full_size_maps
 from adlib.features import PatchFeatures, aggregate, to_rows
 from adlib.neighbors import k_nearest
 from adlib.patchcore import PatchCore, reweight
+from adlib.prediction import full_size_maps
 from adlib.threshold import conformal_threshold
 from equations import equation
 
@@ -229,7 +229,7 @@ def test_range_of_the_weight(b):
     assert float(reweight(far[:, 0], far)) == pytest.approx(100 * (1 - 1 / b), rel=1e-4)
 
 
-@equation("2.16", function="adlib.detector.full_size_maps")
+@equation("2.16", function="adlib.prediction.full_size_maps")
 def test_full_size_map():
     grid, sigma, (height, width) = draw(1, 3, 4), 1.5, (24, 32)
     up = np.zeros((height, width))

@@ -159,7 +159,7 @@ def test_one_pass_gives_the_losses_of_three():
     found = losses(net, images, penalty_images, torch.Generator().manual_seed(3), p_hard=0.9)
     generator = torch.Generator().manual_seed(3)
     x, p, changed = (normalised(i) for i in (images, penalty_images, color_jitter(images, generator)))
-    teacher = [(net.teacher(i)["pdn"] - net.mean) / net.std for i in (x, changed)]
+    teacher = [(net.teacher(i) - net.mean) / net.std for i in (x, changed)]
     autoencoder = net.autoencoder(changed, generator)
     expected = {
         "hard": hard_feature_loss(teacher[0], net.student(x)[:, :6], 0.9),
@@ -240,8 +240,8 @@ def test_scores_and_maps_are_those_of_the_parts(fitted):
     with torch.no_grad():
         student_map, autoencoder_map = fitted.both_maps(batch)
         scores, grids = fitted.patch_scores(batch)
-        x = (batch - fitted.features.mean) / fitted.features.std
-        teacher = (fitted.networks.teacher(x)["pdn"] - fitted.mean) / fitted.std
+        x = normalised(batch)
+        teacher = (fitted.teacher(x) - fitted.mean) / fitted.std
         s, a = fitted.student(x), fitted.autoencoder(x)
     torch.testing.assert_close(student_map, difference_map(teacher, s[:, :6]))
     torch.testing.assert_close(autoencoder_map, difference_map(a, s[:, 6:]))
@@ -255,7 +255,7 @@ def test_quantiles_and_statistics_are_those_of_the_images_given(fitted, factory)
     batch = torch.stack([s.image for s in factory.validation])
     with torch.no_grad():
         expected = torch.stack([map_quantiles(m) for m in fitted.both_maps(batch)])
-        features = fitted.features(torch.stack([s.image for s in factory.train]).half().float())
+        features = fitted.teacher(normalised(torch.stack([s.image for s in factory.train]).half().float()))
     torch.testing.assert_close(fitted.quantiles, expected)
     torch.testing.assert_close(fitted.mean, features.mean((0, 2, 3), keepdim=True), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(fitted.std, features.std((0, 2, 3), keepdim=True, correction=0), rtol=1e-4, atol=1e-5)
@@ -300,12 +300,12 @@ def test_saved_and_loaded_it_scores_the_same(factory, tmp_path, options):
     teacher = PDN("m", width=0.02, out_channels=5, padding=True)
     detector = tiny(teacher, **options).fit(factory.train, validation=factory.validation)
     detector.save(tmp_path / "a.safetensors")
-    again = EfficientAD.load(tmp_path / "a.safetensors", backbone=teacher, device="cpu")
+    again = EfficientAD.load(tmp_path / "a.safetensors", teacher=teacher, device="cpu")
     assert np.array_equal(again.predict(factory.test).scores, detector.predict(factory.test).scores)
     assert again.config() == detector.config() and torch.equal(again.normal_scores, detector.normal_scores)
     other = PDN("m", width=0.02, out_channels=5, padding=True, seed=1)
     with pytest.raises(ValueError, match="other weights"):
-        EfficientAD.load(tmp_path / "a.safetensors", backbone=other)
+        EfficientAD.load(tmp_path / "a.safetensors", teacher=other)
     with pytest.raises(ValueError, match="expected a PatchCore"):
         PatchCore.load(tmp_path / "a.safetensors", backbone=teacher)
 
@@ -328,10 +328,10 @@ def test_images_that_are_not_square(factory, tmp_path):
 @pytest.mark.parametrize("name", sorted(TEACHERS))
 def test_the_shipped_teachers_are_what_their_names_say(name):
     detector = EfficientAD(name, device="cpu")
-    pdn = detector.features.backbone.pdn
+    pdn = detector.teacher
     width = 0.25 if "quarter" in name else 1.0
     assert pdn.config() == {"size": "s", "out_channels": 384, "width": width, "padding": False}
-    new = EfficientAD(name, device="cpu", pretrained=False).features.backbone.pdn
+    new = EfficientAD(name, device="cpu", pretrained=False).teacher
     pictures = drawn_penalty_images((160, 160), count=4, seed=9)
     told, random_told = (explained(net, "adlib_resnet18", pictures, image_size=128) for net in (pdn, new))
     assert told > random_told + 0.1

@@ -11,7 +11,9 @@ from scipy import ndimage
 
 from adlib import PatchCore
 from adlib.datasets import Sample, SyntheticFactory
-from adlib.detector import gaussian_smooth, readable_bytes, spread
+from adlib.detector import readable_bytes
+from adlib.features import spread
+from adlib.prediction import gaussian_smooth
 
 
 def tiny(**options):
