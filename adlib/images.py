@@ -41,7 +41,7 @@ def read_image(source: ImageSource, *, max_value: float | None = None, name: str
     Raises ImageError where the image is missing, broken, too large (over MAX_PIXELS, known from the header),
     of another shape, not finite, or has values outside [0, maximum].
     """
-    values, name, maximum = _read_values(source, name, max_value)
+    values, name, maximum = read_values(source, name, max_value)
     if max_value is not None:
         if not (math.isfinite(max_value) and max_value > 0):
             raise ImageError(f"{name}: max_value is {max_value}, expected a positive number; give the camera's maximum")
@@ -65,7 +65,7 @@ def read_mask(source: ImageSource, *, name: str | None = None) -> Tensor:
     Sources are those of `read_image`; alpha is ignored. Raises ImageError like it, except that
     any value range is allowed.
     """
-    values, name, _ = _read_values(source, name)
+    values, name, _ = read_values(source, name)
     if values.is_floating_point() and not torch.isfinite(values).all():
         raise ImageError(f"{name}: some values are NaN or infinite, expected finite values; repair the mask")
     # uint16 has few operations in torch; no value is changed by the wider type.
@@ -73,14 +73,14 @@ def read_mask(source: ImageSource, *, name: str | None = None) -> Tensor:
     return (values > 0).any(dim=0)
 
 
-def image_size(source: ImageSource, *, name: str | None = None) -> tuple[int, int]:
+def read_size(source: ImageSource, *, name: str | None = None) -> tuple[int, int]:
     """Height and width in pixels, as `read_image` would return them. Of a file only the header is read."""
     if isinstance(source, (str, Path)):
         with _open(Path(source), name or str(source)) as picture:
             return _oriented_size(picture)
     if isinstance(source, Image.Image):
         return _oriented_size(source)
-    height, width = _read_values(source, name)[0].shape[1:]
+    height, width = read_values(source, name)[0].shape[1:]
     return height, width
 
 
@@ -104,7 +104,7 @@ def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(mask[None, None].to(torch.uint8), size=tuple(size), mode="nearest-exact")[0, 0].bool()
 
 
-def _read_values(
+def read_values(
     source: ImageSource, name: str | None, max_value: float | None = None
 ) -> tuple[Tensor, str, float | None]:
     """The stored values (C, H, W) with C = 1 or 3, a name for messages, and the type's maximum if there is one."""

@@ -108,7 +108,7 @@ def show(
         scale = _common_scale(planes, limits)
         for row, picture, plane in zip(axes, pictures, planes, strict=True):
             row[-2].imshow(plane, cmap=MAP_COLOURS, norm=scale)
-            _draw_overlay(row[-1], picture, plane, scale, threshold)
+            draw_overlay(row[-1], picture, plane, scale, threshold)
         mappable = ScalarMappable(scale, MAP_COLOURS)  # the arrows of "both": values beyond the scale exist
         bar = figure.colorbar(mappable, ax=list(axes.flat), extend="both", aspect=14 * len(axes), pad=0.02)
         bar.ax.tick_params(labelsize=8, colors=INK)
@@ -379,7 +379,7 @@ def _draw_truth(ax: Axes, truth: np.ndarray | None) -> None:
         ax.imshow(np.where(truth, 1.0, 0.13), cmap="gray", vmin=0, vmax=1)
 
 
-def _draw_overlay(ax: Axes, picture: np.ndarray, plane: np.ndarray, scale: Normalize, threshold: float | None) -> None:
+def draw_overlay(ax: Axes, picture: np.ndarray, plane: np.ndarray, scale: Normalize, threshold: float | None) -> None:
     """The map over the greyscale image, the more opaque the higher the value."""
     grey = (picture if picture.ndim == 2 else picture @ np.float32([0.299, 0.587, 0.114]))[..., None]
     share = scale(plane, clip=True).data

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import update_bn
 
 from adlib.augment import STRONG, WEAK, augment, change_colour, gaussian_blur, uniform
 from adlib.backbones import normalised
@@ -59,7 +60,7 @@ def smooth_blend(
         raise ValueError(f"images {tuple(images.shape)}: expected (B, 3, H, W) with H and W at least {SMALLEST}")
     if not torch.isfinite(images).all():
         raise ValueError("images: some values are NaN or infinite, expected finite ones in [0, 1]")
-    m, shift = _patches(images, generator, area, aspect)
+    m, shift = draw_patches(images, generator, area, aspect)
     shifted = change_colour(_shifted(images, shift), jitter, generator)
     blended = blend(images, shifted, m, sigma * images.shape[-1], texture=texture)
     return blended, (blended - images).abs().amax(1) > 1 / 255
@@ -86,7 +87,7 @@ def blend(images: Tensor, pasted: Tensor, m: Tensor, sigma: float, *, texture: s
     return (1 - alpha) * images + gaussian_blur(m * pasted, width, border="zero")
 
 
-def _patches(
+def draw_patches(
     images: Tensor, generator: torch.Generator, area: tuple[float, float], aspect: tuple[float, float]
 ) -> tuple[Tensor, Tensor]:
     """Hard masks m (B, 1, H, W) in {0, 1} of the places to paste to, and the shift (B, 2) in rows and columns."""
@@ -179,20 +180,20 @@ def pretrain(
     backbone: nn.Module | None = None,
     image_size: int = 64,
     steps: int = 1000,
-    batch_size: int = 64,
+    images_per_step: int = 64,
     learning_rate: float = 0.05,
     seed: int = 0,
     device: str = "auto",
     settle: bool = True,
     checkpoint: str | Path | None = None,
     history: dict[str, list[float]] | None = None,
-    **blend: Any,
+    **blend_options: Any,
 ) -> nn.Module:
     """Pre-train a backbone with L = L_base + η·L_SPD. Equation (3.7); for labels, (3.12).
 
     images: what `adlib.datasets.as_samples` takes; resized whole to squares of `image_size` pixels and held as bytes.
     objective: "simsiam", "simclr", "moco", or "supervised", which needs `labels` (N,), 0 and up.
-    spd_weight: η; 0 trains without SPD. blend: options of `smooth_blend`. stop_gradient: see `spd_loss`.
+    spd_weight: η; 0 trains without SPD. blend_options: of `smooth_blend`. stop_gradient: see `spd_loss`.
     backbone: a module from images to a dictionary of layers, trained in place from its present weights. By default
     a new ResNet-18 of the shipped size, its weights drawn from `seed`.
     Stochastic gradient descent with momentum 0.9, weight decay 1e-4 and a cosine schedule. settle: at the end, measure
@@ -215,9 +216,9 @@ def pretrain(
     if labels is not None and (len(labels) != len(data) or min(labels) < 0):
         raise ValueError(f"labels: found {len(labels)}, the smallest {min(labels, default=None)}; expected one for "
                          f"each of {len(data)} images, 0 and up")
-    if not 2 <= batch_size <= len(data):
-        raise ValueError(f"batch_size = {batch_size}: expected 2 to {len(data)}, the number of images; one image alone "
-                         "leaves batch normalisation nothing to compare")
+    if not 2 <= images_per_step <= len(data):
+        raise ValueError(f"images_per_step = {images_per_step}: expected 2 to {len(data)}, the number of images; "
+                         "one image alone leaves batch normalisation nothing to compare")
     if not (math.isfinite(learning_rate) and learning_rate > 0):
         raise ValueError(f"learning_rate = {learning_rate}: expected a positive number, such as 0.05")
     method = _method(objective, backbone, image_size, labels, seed)
@@ -228,19 +229,19 @@ def pretrain(
     trained = [p for p in method.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=learning_rate, momentum=0.9, weight_decay=1e-4)
     about = {"objective": objective, "spd_weight": spd_weight, "stop_gradient": stop_gradient, "images": len(data),
-             "image_size": image_size, "batch_size": batch_size, "seed": seed, **blend}  # fmt: skip
+             "image_size": image_size, "images_per_step": images_per_step, "seed": seed, **blend_options}
     run = Training(steps, {"method": method}, optimizer, generators={"all": generator}, checkpoint=checkpoint,
                    about=about, schedule=lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)),
                    name=f"pre-training, {objective}")  # fmt: skip
     for _ in run:
-        rows = torch.randperm(len(data), generator=generator)[:batch_size]
+        rows = torch.randperm(len(data), generator=generator)[:images_per_step]
         x = data[rows].to(where).float() / 255  # (B, 3, S, S)
         first = normalised(augment(x, STRONG, generator))
         if targets is None:
             base = method.base_loss(first, normalised(augment(x, STRONG, generator)))
         else:
             base = method.base_loss(first, targets[rows])
-        term = _spd_term(method, x, generator, stop_gradient, blend) if spd_weight else torch.zeros_like(base)
+        term = _spd_term(method, x, generator, stop_gradient, blend_options) if spd_weight else torch.zeros_like(base)
         run.update(base + spd_weight * term, base=base, spd=term)
     if history is not None:
         history.update(run.history)
@@ -251,7 +252,6 @@ def pretrain(
     return backbone.eval()
 
 
-@torch.no_grad()
 def settle_statistics(backbone: nn.Module, batches: Sequence[Tensor]) -> None:
     """Measure the running means and variances of batch normalisation anew, as a plain average over the batches.
 
@@ -259,16 +259,7 @@ def settle_statistics(backbone: nn.Module, batches: Sequence[Tensor]) -> None:
     what the network was shown: strong copies, and with SPD weak ones too. A detector shows plain images. Without
     this step, runs with and without SPD would differ by their statistics, whatever the loss has taught.
     """
-    norms = [m for m in backbone.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
-    momenta = [m.momentum for m in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain average over the calls
-    backbone.train()
-    for batch in batches:
-        backbone(normalised(batch))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    update_bn(map(normalised, batches), backbone)
     backbone.eval()
 
 
@@ -286,10 +277,11 @@ def _method(
         return OBJECTIVES[objective](Pooled(backbone), width, **options)
 
 
-def _spd_term(method: nn.Module, x: Tensor, generator: torch.Generator, stop_gradient: bool, blend: Any) -> Tensor:
+def _spd_term(method: nn.Module, x: Tensor, generator: torch.Generator, stop_gradient: bool, blend_options: Any
+) -> Tensor:
     """L_SPD of a batch (B, 3, S, S) in [0, 1], or the auxiliary classifier's loss."""
     plus = augment(x, WEAK, generator)
-    minus, _ = smooth_blend(augment(x, WEAK, generator), generator, **blend)
+    minus, _ = smooth_blend(augment(x, WEAK, generator), generator, **blend_options)
     if isinstance(method, Supervised):
         blended = torch.cat([x.new_zeros(len(x)), x.new_ones(len(x))])
         return method.spotting_loss(normalised(torch.cat([plus, minus])), blended)

@@ -66,7 +66,7 @@ def backbone(variant: str, seed: int, folder: Path) -> ResNet18:
         return network.eval()
     images, _ = training_tiles(seed)
     network = spd.pretrain(images, objective="simsiam", backbone=network, image_size=SIZE, steps=STEPS,
-                           batch_size=BATCH, seed=seed, device="cpu", **VARIANTS[variant]).eval()  # fmt: skip
+                           images_per_step=BATCH, seed=seed, device="cpu", **VARIANTS[variant]).eval()  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous() for k, v in network.state_dict().items()}, path)
     return network

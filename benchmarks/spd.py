@@ -122,7 +122,7 @@ def one_run(objective: str, variant: str, seed: int, steps: int) -> dict[str, An
         given = {"labels": labels} if objective == "supervised" else {}
         began, history = time.process_time(), {}
         backbone = spd.pretrain(images, objective=objective, backbone=backbone, image_size=SIZE, steps=steps,
-                                batch_size=BATCH, seed=seed, device="cpu", history=history, **given,
+                                images_per_step=BATCH, seed=seed, device="cpu", history=history, **given,
                                 **VARIANTS[variant])  # fmt: skip
         about["last_losses"] = {name: round(float(np.mean(values[-20:])), 4) for name, values in history.items()}
     about["training_cpu_seconds"] = round(time.process_time() - began, 1)

@@ -32,7 +32,7 @@ def main() -> None:
             picture = sample.image.permute(1, 2, 0).numpy()
             above.imshow(picture)
             # In units of its product's threshold, so that one scale and one outline fit all products.
-            plots._draw_overlay(below, picture, anomaly_map / threshold, Normalize(0.4, 1.6), 1.0)
+            plots.draw_overlay(below, picture, anomaly_map / threshold, Normalize(0.4, 1.6), 1.0)
             above.set_title(f"{product}, {sample.kind.replace('_', ' ')}", fontsize=11)
     for ax in axes.flat:
         ax.set_xticks([])

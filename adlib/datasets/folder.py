@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from adlib.images import IMAGE_EXTENSIONS
-from adlib.samples import DatasetError, Sample, _some, image_files
+from adlib.samples import DatasetError, Sample, image_files, some_names
 
 NORMAL_NAMES = ("good", "ok")
 TILE_GAP = 100  # a larger step between two numbers starts a new tile
@@ -27,16 +27,16 @@ class MVTecAD:
 
     def __init__(self, root: str | Path, category: str) -> None:
         self.root, self.category = Path(root), category
-        self.folder = _category_folder(self.root, category, ("train/good", "test"), "MVTecAD")
-        self.train = [Sample(0, "good", str(f), image_source=f) for f in _images_in(self.folder / "train/good")]
+        self.folder = category_folder(self.root, category, ("train/good", "test"), "MVTecAD")
+        self.train = [Sample(0, "good", str(f), image_source=f) for f in images_in(self.folder / "train/good")]
         held = self.folder / "validation" / "good"
-        files = _images_in(held) if held.is_dir() else []
+        files = images_in(held) if held.is_dir() else []
         self.validation = [Sample(0, "good", str(f), image_source=f) for f in files]
-        kinds = _folders(self.folder / "test")
+        kinds = folder_names(self.folder / "test")
         if not kinds:
             raise DatasetError(f"{self.folder / 'test'}: has no folder, expected good and one per defect; "
                                "check the copy")
-        self.test = [self._test_sample(kind, f) for kind in kinds for f in _images_in(self.folder / "test" / kind)]
+        self.test = [self._test_sample(kind, f) for kind in kinds for f in images_in(self.folder / "test" / kind)]
 
     def split(self) -> tuple[list[Sample], list[Sample]]:
         """Training and test samples."""
@@ -67,16 +67,16 @@ class BTAD:
     def __init__(self, root: str | Path, category: str) -> None:
         self.root, self.category = Path(root), category
         parts = ("train/ok", "test/ok", "test/ko", "ground_truth/ko")
-        self.folder = _category_folder(self.root, category, parts, "BTAD")
-        good = {part: _images_in(self.folder / part / "ok") for part in ("train", "test")}
+        self.folder = category_folder(self.root, category, parts, "BTAD")
+        good = {part: images_in(self.folder / part / "ok") for part in ("train", "test")}
         self.train = [Sample(0, "good", str(f), image_source=f) for f in good["train"]]
         self.validation: list[Sample] = []
         masks: dict[str, list[Path]] = {}
-        for mask in _images_in(self.folder / "ground_truth/ko"):
+        for mask in images_in(self.folder / "ground_truth/ko"):
             masks.setdefault(mask.stem, []).append(mask)
         self.test = [
             Sample(1, "ko", str(f), image_source=f, mask_source=_btad_mask(f, masks))
-            for f in _images_in(self.folder / "test/ko")
+            for f in images_in(self.folder / "test/ko")
         ]
         self.test += [Sample(0, "good", str(f), image_source=f) for f in good["test"]]
 
@@ -130,10 +130,10 @@ class MagneticTile:
     def _image_files(self, kind: str) -> list[Path]:
         folder = self.root / f"MT_{kind}" / "Imgs"
         if not folder.is_dir():
-            found = _some(_folders(self.root)) if self.root.is_dir() else "no such folder"
+            found = some_names(folder_names(self.root)) if self.root.is_dir() else "no such folder"
             raise DatasetError(f"{self.root}: has no folder MT_{kind}/Imgs, expected the root of the magnetic tile "
                                f"data set; found {found or 'no folders'}")
-        files = [f for f in _images_in(folder) if f.suffix.lower() == ".jpg"]
+        files = [f for f in images_in(folder) if f.suffix.lower() == ".jpg"]
         if not files:
             raise DatasetError(f"{folder}: holds no .jpg, expected the images beside their .png masks; copy it again")
         return files
@@ -180,7 +180,7 @@ def _btad_mask(image: Path, masks: dict[str, list[Path]]) -> Path:
     found = masks.get(image.stem, [])
     if len(found) != 1:
         folder = image.parents[2] / "ground_truth" / "ko"
-        raise DatasetError(f"{image}: has {_some(f.name for f in found) or 'no mask'}, expected one mask "
+        raise DatasetError(f"{image}: has {some_names(f.name for f in found) or 'no mask'}, expected one mask "
                            f"{folder / image.stem}.png or .bmp; copy the data set again")
     return found[0]
 
@@ -232,21 +232,22 @@ def _frame_number(file: Path) -> int:
     return int(match[1])
 
 
-def _images_in(folder: Path) -> list[Path]:
+def images_in(folder: Path) -> list[Path]:
     """The image files directly in a folder, sorted; never none."""
     entries = sorted(f for f in folder.iterdir() if f.is_file() and not f.name.startswith("."))
     images = [f for f in entries if f.suffix.lower() in IMAGE_EXTENSIONS]
     if not images:
         raise DatasetError(f"{folder}: holds no image, expected files ending in {', '.join(IMAGE_EXTENSIONS)}; "
-                           f"found {_some(f.name for f in entries) or 'no files'}")
+                           f"found {some_names(f.name for f in entries) or 'no files'}")
     return images
 
 
-def _folders(folder: Path) -> list[str]:
+def folder_names(folder: Path) -> list[str]:
+    """The folders directly in a folder, sorted; hidden ones are passed over."""
     return sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
 
 
-def _category_folder(root: Path, category: str, parts: tuple[str, ...], loader: str) -> Path:
+def category_folder(root: Path, category: str, parts: tuple[str, ...], loader: str) -> Path:
     """The folder of a category, when it holds the folders `parts`. Raises DatasetError that says what is there."""
     folder = root / category
     if not folder.is_dir():
@@ -254,7 +255,7 @@ def _category_folder(root: Path, category: str, parts: tuple[str, ...], loader: 
     for part in parts:
         if not (folder / part).is_dir():
             raise DatasetError(f"{folder}: has no folder {part}, expected the layout that {loader} reads "
-                               f"({', '.join(parts)}); found {_some(_folders(folder)) or 'no folders'}")
+                               f"({', '.join(parts)}); found {some_names(folder_names(folder)) or 'no folders'}")
     return folder
 
 
@@ -264,6 +265,7 @@ def _wrong_root(root: Path, category: str, loader: str) -> str:
     if (root / "train").is_dir() and (root / "test").is_dir():
         return (f"{root}: is itself a category, expected the folder above it; "
                 f"use {loader}({str(root.parent)!r}, {root.name!r})")
-    present = [name for name in _folders(root) if (root / name / "train").is_dir()]
-    found = f"categories {_some(present, 20)}" if present else f"no category but {_some(_folders(root)) or 'no folder'}"
+    present = [name for name in folder_names(root) if (root / name / "train").is_dir()]
+    others = some_names(folder_names(root)) or "no folder"
+    found = f"categories {some_names(present, 20)}" if present else f"no category but {others}"
     return f"{root}: has no category {category!r}, expected a folder of that name; found {found}"

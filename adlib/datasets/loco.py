@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from adlib.datasets.folder import _category_folder, _folders, _images_in
-from adlib.images import ImageError, _read_values, image_size, read_mask
-from adlib.samples import DatasetError, Region, Sample, _some
+from adlib.datasets.folder import category_folder, folder_names, images_in
+from adlib.images import ImageError, read_mask, read_size, read_values
+from adlib.samples import DatasetError, Region, Sample, some_names
 
 LOGICAL, STRUCTURAL = "logical_anomalies", "structural_anomalies"
 
@@ -68,17 +68,17 @@ class MVTecLOCO:
 
     def __init__(self, root: str | Path, category: str) -> None:
         self.root, self.category = Path(root), category
-        self.folder = _category_folder(self.root, category, ("train/good", "validation/good", "test"), "MVTecLOCO")
+        self.folder = category_folder(self.root, category, ("train/good", "validation/good", "test"), "MVTecLOCO")
         self.defects = _read_config(self.folder / "defects_config.json")
         self.train, self.validation = (
-            [Sample(0, "good", str(f), image_source=f) for f in _images_in(self.folder / part / "good")]
+            [Sample(0, "good", str(f), image_source=f) for f in images_in(self.folder / part / "good")]
             for part in ("train", "validation")
         )
-        kinds = _folders(self.folder / "test")
+        kinds = folder_names(self.folder / "test")
         if not kinds or not set(kinds) <= {"good", LOGICAL, STRUCTURAL}:
-            raise DatasetError(f"{self.folder / 'test'}: holds {_some(kinds) or 'no folder'}, expected good, "
+            raise DatasetError(f"{self.folder / 'test'}: holds {some_names(kinds) or 'no folder'}, expected good, "
                                f"{LOGICAL} and {STRUCTURAL}; use MVTecAD for other kinds, or ImageFolder")
-        self.test = [self._test_sample(kind, f) for kind in kinds for f in _images_in(self.folder / "test" / kind)]
+        self.test = [self._test_sample(kind, f) for kind in kinds for f in images_in(self.folder / "test" / kind)]
 
     def split(self) -> tuple[list[Sample], list[Sample]]:
         """Training and test samples; `validation` is neither."""
@@ -91,7 +91,7 @@ class MVTecLOCO:
         if not folder.is_dir():
             raise DatasetError(f"{file}: is an anomalous image without masks, expected a folder {folder} that holds "
                                "000.png and so on; copy the data set again")
-        masks = _images_in(folder)
+        masks = images_in(folder)
         return Sample(1, kind, str(file), logical=kind == LOGICAL, image_source=file,
                       mask_source=partial(_union, file, masks), region_source=partial(self._regions, file, masks))
 
@@ -100,8 +100,9 @@ class MVTecLOCO:
         for file in masks:
             mask, grey_value = _read_mask(image, file), _grey_value(file)
             if grey_value not in self.defects:
+                known = some_names(map(str, self.defects))
                 raise DatasetError(f"{file}: has the grey value {grey_value}, expected one that "
-                                   f"{self.folder / 'defects_config.json'} names ({_some(map(str, self.defects))}); "
+                                   f"{self.folder / 'defects_config.json'} names ({known}); "
                                    "copy mask and config from the same source")
             defect = self.defects[grey_value]
             regions.append(Region(mask, defect.saturation(int(mask.sum())), defect.name))
@@ -109,14 +110,14 @@ class MVTecLOCO:
 
 
 def _union(image: Path, masks: list[Path]) -> Tensor:
-    mask = torch.zeros(image_size(image), dtype=torch.bool)
+    mask = torch.zeros(read_size(image), dtype=torch.bool)
     for file in masks:
         mask |= _read_mask(image, file)
     return mask
 
 
 def _read_mask(image: Path, file: Path) -> Tensor:
-    mask, size = read_mask(file), image_size(image)
+    mask, size = read_mask(file), read_size(image)
     if tuple(mask.shape) != size:
         raise ImageError(f"{file}: the mask is {mask.shape[0]} × {mask.shape[1]} (height × width), expected "
                          f"{size[0]} × {size[1]} as {image} has; make both the same size")
@@ -125,11 +126,11 @@ def _read_mask(image: Path, file: Path) -> Tensor:
 
 def _grey_value(file: Path) -> int:
     """The one value above 0 in a mask."""
-    values = _read_values(file, None)[0].to(torch.int64)
+    values = read_values(file, None)[0].to(torch.int64)
     found = [v for v in torch.unique(values).tolist() if v > 0]
     coloured = bool((values != values[:1]).any())
     if coloured or len(found) != 1:
-        what = f"the grey values {_some(map(str, found))}" if found else "no pixel above 0"
+        what = f"the grey values {some_names(map(str, found))}" if found else "no pixel above 0"
         what = "colours" if coloured else what
         raise ImageError(f"{file}: has {what}, expected 0 and one grey value, that of its defect; "
                          "write one file per region")

@@ -15,7 +15,7 @@ from numpy.random import Generator
 
 from adlib.factory.board_design import CORNER, FORMS, HALF, PARTS, Part, local, to_board
 from adlib.factory.board_parts import TIN, Row, Tile, bent_leg, leg_rows, paint_part, shadow
-from adlib.factory.board_picture import Board, Change, Scene, board, lay, make_scene
+from adlib.factory.board_picture import Board, Change, Scene, board_of, lay, make_scene
 from adlib.factory.shapes import (
     Array,
     blob,
@@ -45,7 +45,7 @@ def draw(scene: Scene, size: int, kind: str = "good", generator: Generator | Non
 
     With a defect's name as `kind`, that defect is drawn into it; its place, size and strength come from `generator`.
     """
-    of = board(scene, size)
+    of = board_of(scene, size)
     if kind == "good":
         return of.picture(Change())
     if generator is None:

@@ -1,6 +1,6 @@
 """The design of product `board`: which part sits where, its pads, its traces, and the print on it.
 
-The design never changes: `layers` draws it once, as distances in the board's own coordinates. A picture of a
+The design never changes: `design_layers` draws it once, as distances in the board's own coordinates. A picture of a
 board looks those distances up at its own angle and place.
 
 Coordinates are (u, v) in units from the board's centre, u to the right and v down. A part's own coordinates
@@ -211,7 +211,7 @@ LAYERS = ("copper", "silk", "solder", "gold", "drill", "mark")
 
 
 @lru_cache(maxsize=1)
-def layers() -> dict[str, Array]:
+def design_layers() -> dict[str, Array]:
     """The design as signed distances in units, negative inside: (rows, columns) by name, clipped to ±6."""
     sheets = {name: _Sheet() for name in LAYERS}
     for part in PARTS:
@@ -247,7 +247,7 @@ def layers() -> dict[str, Array]:
 
 def look_up(u: Array, v: Array, *names: str) -> list[Array]:
     """The named layers at board coordinates (h, w), blended between samples: one (h, w) for each name."""
-    sheets, columns = layers(), layers()["copper"].shape[1]
+    sheets, columns = design_layers(), design_layers()["copper"].shape[1]
     column = np.clip((u + HALF[0] + 2) / _Sheet.STEP, 0, columns - 1.001)
     row = np.clip((v + HALF[1] + 2) / _Sheet.STEP, 0, sheets["copper"].shape[0] - 1.001)
     left, top = column.astype(int), row.astype(int)

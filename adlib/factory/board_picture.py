@@ -15,7 +15,7 @@ from numpy.random import Generator
 
 from adlib.factory.board_design import CORNER, FORMS, HALF, PARTS, Part, local, look_up, to_board
 from adlib.factory.board_parts import EDGE, GOLD, LEGS, TIN, Tile, paint_part
-from adlib.factory.shapes import UNITS, Array, box, grid, mix, paint, smooth_noise, soft
+from adlib.factory.shapes import UNITS, Array, box, mix, paint, pixel_centres, smooth_noise, soft
 
 ZOOM = 1.42  # units of the picture to a unit of the board
 PLAY = np.array([0.35, 0.35, 0.02])  # tolerance of a part's place, shift in u and v, and turn
@@ -92,7 +92,7 @@ def lay(picture: Array, colour: Array, brightness: Array | float, amount: Array)
 
 
 @lru_cache(maxsize=1)
-def board(scene: Scene, size: int) -> Board:
+def board_of(scene: Scene, size: int) -> Board:
     """The scene's board. Good and defective picture of one scene share it, so that it is worked out once."""
     return Board(scene, size)
 
@@ -102,7 +102,7 @@ class Board:
 
     def __init__(self, scene: Scene, size: int) -> None:
         self.scene, self.size = scene, size
-        self.x, self.y = grid(size)
+        self.x, self.y = pixel_centres(size)
         dx, dy = (self.x - scene.centre[0]) / scene.scale, (self.y - scene.centre[1]) / scene.scale
         self.u = np.cos(scene.angle) * dx + np.sin(scene.angle) * dy
         self.v = np.cos(scene.angle) * dy - np.sin(scene.angle) * dx

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.random import Generator
 
 from adlib.factory.kit_parts import REACH, SHADOW, Part, face, outline, window
-from adlib.factory.shapes import UNITS, Array, box, grid, mix, paint, smooth_noise, soft
+from adlib.factory.shapes import UNITS, Array, box, mix, paint, pixel_centres, smooth_noise, soft
 
 COLUMN, ROW = 72.0, 106.0  # from compartment to compartment, units of the tray; three in a row, two rows
 INSIDE = (32.5, 49.0)  # half sides of a compartment
@@ -54,7 +54,7 @@ class Canvas:
 
     def __init__(self, scene: Scene, size: int) -> None:
         self.scene, self.size = scene, size
-        self.x, self.y = grid(size)
+        self.x, self.y = pixel_centres(size)
         self.u, self.v = tray_coordinates(scene, self.x, self.y)
         turned = scene.lamp - scene.angle
         self.lamp = np.cos(turned), np.sin(turned)  # in the tray's coordinates

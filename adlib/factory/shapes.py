@@ -17,7 +17,7 @@ FAR = 1e3
 Array = np.ndarray
 
 
-def grid(size: int) -> tuple[Array, Array]:
+def pixel_centres(size: int) -> tuple[Array, Array]:
     """The x and y (each (size, size)) of all pixel centres, in units."""
     centres = (np.arange(size) + 0.5) * (UNITS / size)
     x, y = np.meshgrid(centres, centres)

@@ -16,10 +16,10 @@ from adlib.factory.shapes import (
     UNITS,
     Array,
     blob,
-    grid,
     line_distance,
     mix,
     paint,
+    pixel_centres,
     smooth_noise,
     soft,
     wandering_line,
@@ -82,7 +82,7 @@ def draw(scene: Scene, size: int, kind: str = "good", generator: Generator | Non
 
     With a defect's name as `kind`, that defect is drawn into it; its place, size and strength come from `generator`.
     """
-    x, y = grid(size)
+    x, y = pixel_centres(size)
     part = _Part(scene, x, y)
     if kind == "good":
         return part.picture()

@@ -111,7 +111,7 @@ def test_total(weight):
     torch.manual_seed(0)
     history = {}
     images = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    spd.pretrain(images, backbone=Small(), spd_weight=weight, image_size=16, steps=3, batch_size=4, device="cpu",
+    spd.pretrain(images, backbone=Small(), spd_weight=weight, image_size=16, steps=3, images_per_step=4, device="cpu",
                  history=history)
     for total, base, term in zip(history["loss"], history["base"], history["spd"], strict=True):
         assert total == pytest.approx(base + weight * term, abs=1e-6)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from adlib import images
-from adlib.images import ImageError, image_size, read_image, read_mask, resize_image, resize_mask
+from adlib.images import ImageError, read_image, read_mask, read_size, resize_image, resize_mask
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_exif_orientation_is_applied(tmp_path: Path, colour: np.ndarray) -> None
     exif[0x0112] = 6  # turn by 90 degrees to the right
     Image.fromarray(colour).save(tmp_path / "a.png", exif=exif)
     image = read_image(tmp_path / "a.png")
-    assert image.shape == (3, 17, 12) and image_size(tmp_path / "a.png") == (17, 12)
+    assert image.shape == (3, 17, 12) and read_size(tmp_path / "a.png") == (17, 12)
     assert torch.equal(image, torch.rot90(expected_colour(colour), -1, (1, 2)))
 
 

@@ -95,7 +95,7 @@ def test_outside_its_mask_an_image_stays_as_it_is() -> None:
 
 def test_the_area_is_as_asked() -> None:
     x = torch.zeros(64, 3, 100, 120)
-    m, _ = spd._patches(x, generator(), (0.01, 0.02), (0.5, 2.0))
+    m, _ = spd.draw_patches(x, generator(), (0.01, 0.02), (0.5, 2.0))
     area = m.sum((1, 2, 3)) / (100 * 120)
     assert 0.008 < area.min() and area.max() < 0.022  # whole pixels
     rows, columns = m.amax(3).sum((1, 2)), m.amax(2).sum((1, 2))
@@ -107,7 +107,7 @@ def test_the_patch_is_of_the_image_itself() -> None:
     """Without colour changes and with a narrow edge, the middle of the pasted patch is found elsewhere."""
     x = torch.rand(4, 3, 48, 48, generator=generator(3))
     out, _ = spd.smooth_blend(x, generator(5), sigma=0.002, jitter=0.0, area=(0.02, 0.03))
-    m, shift = spd._patches(x, generator(5), (0.02, 0.03), (0.3, 3.3))
+    m, shift = spd.draw_patches(x, generator(5), (0.02, 0.03), (0.3, 3.3))
     for i in range(4):
         rows, columns = torch.where(m[i, 0] > 0)
         source = x[i][:, rows - shift[i, 0], columns - shift[i, 1]]
@@ -116,7 +116,7 @@ def test_the_patch_is_of_the_image_itself() -> None:
 
 def test_the_kept_texture_is_sharper_than_the_blurred_one() -> None:
     fine = (torch.rand(8, 3, 64, 64, generator=generator(2)) > 0.5).float()
-    m, _ = spd._patches(fine, generator(4), (0.02, 0.02), (1.0, 1.0001))
+    m, _ = spd.draw_patches(fine, generator(4), (0.02, 0.02), (1.0, 1.0001))
     roughness = {}
     for texture in ("kept", "blurred"):
         out, _ = spd.smooth_blend(fine, generator(4), area=(0.02, 0.02), aspect=(1.0, 1.0001), texture=texture)
@@ -185,7 +185,7 @@ def small() -> ResNet18:
 @pytest.mark.parametrize("spd_weight", [0.0, 0.1])
 def test_every_objective_trains_and_repeats(objective: str, spd_weight: float) -> None:
     labels = [i % 2 for i in range(8)] if objective == "supervised" else None
-    options = dict(objective=objective, spd_weight=spd_weight, labels=labels, image_size=32, steps=2, batch_size=4)
+    options = dict(objective=objective, spd_weight=spd_weight, labels=labels, image_size=32, steps=2, images_per_step=4)
     state, history = torch.get_rng_state(), {}
     first = spd.pretrain(photographs(8), backbone=small(), history=history, device="cpu", **options)
     again = spd.pretrain(photographs(8), backbone=small(), device="cpu", **options)
@@ -198,28 +198,29 @@ def test_every_objective_trains_and_repeats(objective: str, spd_weight: float) -
 
 def test_settled_statistics_are_those_of_plain_images() -> None:
     x = photographs(12, 32)
-    backbone = spd.pretrain(x, backbone=small(), image_size=32, steps=2, batch_size=4, device="cpu")
+    backbone = spd.pretrain(x, backbone=small(), image_size=32, steps=2, images_per_step=4, device="cpu")
     x = (x * 255).round() / 255
     seen = backbone.conv1(spd.normalised(x))
     assert torch.allclose(backbone.bn1.running_mean, seen.mean((0, 2, 3)), atol=1e-5)
     assert torch.allclose(backbone.bn1.running_var, seen.var((0, 2, 3)), rtol=1e-4)
     assert backbone.bn1.momentum == 0.1 and not backbone.training
     assert all(p.is_contiguous() for p in backbone.parameters())  # safetensors saves nothing else
-    as_trained = spd.pretrain(x, backbone=small(), image_size=32, steps=2, batch_size=4, device="cpu", settle=False)
+    as_trained = spd.pretrain(x, backbone=small(), image_size=32, steps=2, images_per_step=4, device="cpu",
+                              settle=False)
     assert torch.equal(as_trained.conv1.weight, backbone.conv1.weight)  # only the statistics differ
     assert not torch.allclose(as_trained.bn1.running_mean, backbone.bn1.running_mean, atol=1e-3)
 
 
 def test_the_result_is_a_backbone_for_patchcore() -> None:
     data = SyntheticFactory("washer", size=64, n_train=6, n_validation=0, n_test=2, n_defect=2)
-    backbone = spd.pretrain(data.train, backbone=small(), image_size=32, steps=2, batch_size=4, device="cpu")
+    backbone = spd.pretrain(data.train, backbone=small(), image_size=32, steps=2, images_per_step=4, device="cpu")
     prediction = PatchCore(backbone, image_size=64).fit(data.train).predict(data.test)
     assert np.isfinite(prediction.scores).all() and len(prediction.scores) == 4
 
 
 def test_the_default_backbone_comes_from_the_seed() -> None:
     def trained(seed: int) -> torch.Tensor:
-        backbone = spd.pretrain(photographs(4), image_size=32, steps=1, batch_size=2, seed=seed, device="cpu")
+        backbone = spd.pretrain(photographs(4), image_size=32, steps=1, images_per_step=2, seed=seed, device="cpu")
         return backbone.conv1.weight
 
     assert torch.equal(trained(0), trained(0)) and not torch.equal(trained(0), trained(1))
@@ -231,29 +232,29 @@ def test_the_default_backbone_comes_from_the_seed() -> None:
     ({"labels": [0] * 6}, "objective 'simsiam': takes no labels"),
     ({"objective": "supervised", "labels": [0, 1]}, "labels: found 2, .* each of 6 images"),
     ({"objective": "supervised", "labels": [0, 1, 2, -1, 0, 1]}, "the smallest -1"),
-    ({"batch_size": 1}, "batch_size = 1: expected 2 to 6"),
-    ({"batch_size": 7}, "batch_size = 7: expected 2 to 6"),
+    ({"images_per_step": 1}, "images_per_step = 1: expected 2 to 6"),
+    ({"images_per_step": 7}, "images_per_step = 7: expected 2 to 6"),
     ({"image_size": 4}, "image_size = 4: expected at least 8"),
     ({"steps": 0}, "steps = 0"),
     ({"learning_rate": math.nan}, "learning_rate = nan: expected a positive number"),
     ({"texture": "soft"}, "texture = 'soft'"),
 ])
 def test_bad_settings(options: dict, message: str) -> None:
-    settings = {"image_size": 32, "steps": 1, "batch_size": 2, "device": "cpu"} | options
+    settings = {"image_size": 32, "steps": 1, "images_per_step": 2, "device": "cpu"} | options
     with pytest.raises(ValueError, match=message):
         spd.pretrain(photographs(6), backbone=small(), **settings)
 
 
 def test_bad_images_and_a_loss_that_explodes() -> None:
     with pytest.raises(ValueError, match="NaN"):
-        spd.pretrain([torch.full((3, 32, 32), torch.nan)] * 2, backbone=small(), batch_size=2)
-    with pytest.raises(ValueError, match="batch_size = 2: expected 2 to 1"):
-        spd.pretrain(photographs(1), backbone=small(), batch_size=2)
+        spd.pretrain([torch.full((3, 32, 32), torch.nan)] * 2, backbone=small(), images_per_step=2)
+    with pytest.raises(ValueError, match="images_per_step = 2: expected 2 to 1"):
+        spd.pretrain(photographs(1), backbone=small(), images_per_step=2)
     with pytest.raises(FloatingPointError, match="pre-training, simsiam: the loss is nan"):
         broken = small()
         with torch.no_grad():
             broken.conv1.weight.fill_(torch.nan)
-        spd.pretrain(photographs(4), backbone=broken, image_size=32, steps=1, batch_size=2, device="cpu")
+        spd.pretrain(photographs(4), backbone=broken, image_size=32, steps=1, images_per_step=2, device="cpu")
 
 
 PROGRAM = """
@@ -265,7 +266,7 @@ torch.set_num_threads(1)
 training.Training.__init__.__kwdefaults__["save_every"] = 0.0
 torch.manual_seed(3)
 x = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-b = spd.pretrain(x, objective="moco", backbone=ResNet18(4), image_size=32, steps=40, batch_size=4, device="cpu",
+b = spd.pretrain(x, objective="moco", backbone=ResNet18(4), image_size=32, steps=40, images_per_step=4, device="cpu",
                  checkpoint=sys.argv[1])
 save_file(b.state_dict(), sys.argv[2])
 """
