@@ -42,9 +42,23 @@ def truncated_l1(normal: Tensor, noisy: Tensor, *, th_plus: float = 0.5, th_minu
     """mean max(0, th⁺ − D(q)) + mean max(0, −th⁻ + D(q⁻)), a scalar. Equation (4.6); its slopes are (4.7), its
     least value over all functions D is the overlap (4.8).
 
-    normal: D(q) (N,), which should rise to th⁺. noisy: D(q⁻) (M,), which should fall to th⁻. At least 0; and any
-    constant between the thresholds gives th⁺ − th⁻.
-    Source: Liu et al. 2023, Section 3.5. With th⁻ = +0.5, as one can find it in print, the constant 0.5 costs nothing.
+    Parameters
+    ----------
+    normal : Tensor (N,)
+        D(q), which should rise to th⁺.
+    noisy : Tensor (M,)
+        D(q⁻), which should fall to th⁻.
+    th_plus, th_minus : float
+        th⁺ and th⁻. With th⁻ = +0.5, as one can find it in print, the constant 0.5 costs nothing.
+
+    Returns
+    -------
+    Tensor ()
+        At least 0; any constant between the thresholds gives th⁺ − th⁻.
+
+    References
+    ----------
+    Liu et al. 2023, Section 3.5.
     """
     return F.relu(th_plus - normal).mean() + F.relu(noisy - th_minus).mean()
 
@@ -52,9 +66,23 @@ def truncated_l1(normal: Tensor, noisy: Tensor, *, th_plus: float = 0.5, th_minu
 def noise_level(features: Tensor, ratio: float = NOISE) -> float:
     """σ = ρ·σ_o, σ_o² the variance of the features over all patches, averaged over the channels. Equation (4.3).
 
-    features: (…, C), the patch features of normal images. ratio: ρ.
-    Raises ValueError where they are not finite, or do not vary: then nothing says what a small change is.
-    Source: the rule is ours. The paper's σ = 0.015 belongs to its backbone, its pooling and its weights.
+    The rule is ours. The paper's σ = 0.015 belongs to its backbone, its pooling and its weights.
+
+    Parameters
+    ----------
+    features : Tensor (…, C)
+        The patch features of normal images.
+    ratio : float
+        ρ.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        Where they are not finite, or do not vary: then nothing says what a small change is.
     """
     rows = features.reshape(-1, features.shape[-1])
     mean = sum(part.sum(0, dtype=torch.float64) for part in rows.split(CHUNK)) / len(rows)  # (C,)
@@ -70,11 +98,20 @@ def noise_level(features: Tensor, ratio: float = NOISE) -> float:
 class Head(nn.Module):
     """Adaptor and discriminator: patch features o (N, C) to D(q) (N,). Equations (4.1) and (4.4).
 
-    adaptor: "linear" is one fully connected layer G (the paper's), "none" is q = o, "mlp" two layers.
-    hidden: width of the discriminator, by default two thirds of C, as 1,024 for the paper's 1,536.
-    adaptor_bias: the official code has one, the paper has none. seed: draws the weights (Xavier, normal).
-
     The first layer has no bias: batch normalisation would take it out again.
+
+    Parameters
+    ----------
+    channels : int
+        C.
+    adaptor : str
+        "linear" is one fully connected layer G (the paper's), "none" is q = o, "mlp" two layers.
+    hidden : int, optional
+        Width of the discriminator, by default two thirds of C, as 1,024 for the paper's 1,536.
+    adaptor_bias : bool
+        The official code has one, the paper has none.
+    seed : int
+        Draws the weights (Xavier, normal).
     """
 
     def __init__(
@@ -104,14 +141,19 @@ class Head(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        """features o (N, C) to D(q) (N,), which is high for normal ones."""
+        """Features o (N, C) to D(q) (N,), which is high for normal ones."""
         return self._above(self.first(self.adaptor(features)))
 
     def forward_pair(self, features: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """D(q) and D(q + ε), each (N,), batch-normalised together. Equations (4.2) and (4.5).
 
-        features: o (N, C). noise: ε (N, C). The first layer is linear, so W₁(q + ε) = W₁q + W₁ε: the product W₁q,
-        and the way back through it, are computed once for both.
+        The first layer is linear, so W₁(q + ε) = W₁q + W₁ε: the product W₁q, and the way back through it, are computed
+        once for both.
+
+        Parameters
+        ----------
+        features, noise : Tensor (N, C)
+            o and ε.
         """
         clean = self.first(self.adaptor(features))  # (N, H)
         normal, noisy = self._above(torch.cat([clean, clean + self.first(noise)])).chunk(2)
@@ -145,16 +187,45 @@ def train_head(
 ) -> Head:
     """Teach a new `Head` to tell patch features of normal images from the same features with noise added, (4.2).
 
-    features: (n, P, C) of n normal images with P patches each. noise: σ; None takes `noise_level(features)`.
-    images_per_step: whole images, in an order that is drawn anew for each epoch; the paper has 4, the official code 8.
-    loss: from D(q) (N,) and D(q⁻) (N,) to a scalar. learning_rates: of the adaptor and of the discriminator, for Adam
-    with weight decay 1e-5. decay: "cosine" lets both fall to 0 over the run; "none", as in the paper, keeps them.
-    checkpoint, about: see `adlib.training.Training`. history: a dictionary that gets "loss", "normal" and "noisy", the
-    means of D(q) and D(q⁻), one a step. after_epoch: is shown the number of the epoch, from 1, and the head; it is for
-    watching. The result is the head after the last epoch, whatever was seen.
+    Parameters
+    ----------
+    features : Tensor (n, P, C)
+        Of n normal images with P patches each.
+    epochs : int
+    noise : float, optional
+        σ; None takes `noise_level` of the features.
+    adaptor, adaptor_bias, hidden
+        See `Head`.
+    images_per_step : int
+        Whole images, in an order that is drawn anew for each epoch; the paper has 4, the official code 8.
+    loss : callable
+        From D(q) (N,) and D(q⁻) (N,) to a scalar.
+    learning_rates : (float, float)
+        Of the adaptor and of the discriminator, for Adam with weight decay 1e-5.
+    decay : str
+        "cosine" lets both rates fall to 0 over the run; "none", as in the paper, keeps them.
+    seed, device
+        As in `adlib.detector.Detector`.
+    checkpoint, about
+        See `adlib.training.Training`.
+    history : dict, optional
+        Gets "loss", "normal" and "noisy", the means of D(q) and D(q⁻), one a step.
+    after_epoch : callable, optional
+        Is shown the number of the epoch, from 1, and the head; it is for watching.
 
-    Returns the head, in evaluation mode. Raises ValueError for features of another shape, or options out of range.
-    Source: Liu et al. 2023, Section 3.5.
+    Returns
+    -------
+    Head
+        In evaluation mode, as it is after the last epoch, whatever was seen.
+
+    Raises
+    ------
+    ValueError
+        For features of another shape, or options out of range.
+
+    References
+    ----------
+    Liu et al. 2023, Section 3.5.
     """
     if features.ndim != 3 or not features.numel():
         raise ValueError(f"features {tuple(features.shape)}: expected (images, patches, channels), none of them 0")
@@ -219,8 +290,15 @@ def _groups(head: Head, rates: tuple[float, float]) -> list[dict[str, Any]]:
 def fold(head: Head) -> tuple[Tensor, Tensor, Tensor]:
     """Adaptor, first layer and batch normalisation as one layer, for evaluation. Equation (4.10).
 
-    Returns W (H, C), b (H,) and w₂ (H,), so that D(q) = w₂·LeakyReLU(W o + b). Raises ValueError for an adaptor
-    that is not linear.
+    Returns
+    -------
+    (Tensor (H, C), Tensor (H,), Tensor (H,))
+        W, b and w₂, so that D(q) = w₂·LeakyReLU(W o + b).
+
+    Raises
+    ------
+    ValueError
+        For an adaptor that is not linear.
     """
     if not isinstance(head.adaptor, nn.Linear) and len(head.adaptor):
         raise ValueError("the adaptor has a non-linear layer: expected 'linear' or 'none', which can be folded")
@@ -245,17 +323,52 @@ def score_patches(features: Tensor, weight: Tensor, bias: Tensor, last: Tensor) 
 class SimpleNet(Detector):
     """Detects what a small classifier takes for noise. `fit`, `predict`, `save` and `load` as in `Detector`.
 
-    backbone, layers, neighbourhood, stride: the patch features, as for PatchCore, equations (2.1) to (2.3).
-    adaptor: "linear" or "none"; hidden, adaptor_bias: see `Head`.
-    noise: σ of the noise; None takes the rule of `noise_level`. noise_ratio: ρ of that rule.
-    epochs, images_per_step, learning_rates, decay: see `train_head`.
-    max_memory: bytes that the training features may take; more go to a temporary file in `features_folder`
-    (by default the system's), which is deleted at the end. They are computed once.
-    checkpoint: a file that the training writes to and goes on from, see `adlib.training.Training`.
-    Other arguments as in `Detector`. `history` holds the losses after `fit`. `PAPER` has the paper's settings.
+    Parameters
+    ----------
+    backbone, layers, neighbourhood, stride
+        The patch features, as for `adlib.patchcore.PatchCore`, equations (2.1) to (2.3).
+    adaptor : str
+        "linear" or "none".
+    hidden, adaptor_bias
+        See `Head`.
+    noise : float, optional
+        σ of the noise; None takes the rule of `noise_level`.
+    noise_ratio : float
+        ρ of that rule.
+    epochs, images_per_step, learning_rates, decay
+        See `train_head`.
+    max_memory : float
+        Bytes that the training features may take; more go to a temporary file. They are computed once.
+    features_folder : path, optional
+        Where that file lies, by default the system's folder; it is deleted at the end.
+    checkpoint : path, optional
+        A file that the training writes to and goes on from, see `adlib.training.Training`.
+    image_size, smoothing, batch_size, device, seed
+        As in `Detector`.
+    pretrained : bool
+        False gives a named backbone random weights.
 
-    Source: Liu et al. 2023. Cosine decay, wider noise and fewer epochs are ours; chapter 4 says why.
+    Attributes
+    ----------
+    history : dict of str to list of float
+        The losses, after `fit`.
+    weight, bias, last : Tensor (H, C), (H,), (H,)
+        W, b and w₂ of equation (4.10).
+
+    Raises
+    ------
+    ValueError
+        For an argument out of its range, which it names.
+
+    References
+    ----------
+    Liu et al. 2023. Cosine decay, wider noise and fewer epochs are ours; chapter 4 says why. `PAPER` has the paper's
+    settings.
     """
+
+    weight: Tensor
+    bias: Tensor
+    last: Tensor
 
     def __init__(
         self,

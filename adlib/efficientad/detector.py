@@ -38,18 +38,38 @@ PAPER = {"teacher": "adlib_pdn_s", "steps": 70_000, "images_per_step": 1, "learn
 
 
 def difference_map(a: Tensor, b: Tensor) -> Tensor:
-    """The mean over the channels of (a − b)²: (B, C, h, w) twice to (B, h, w). Equation (5.12).
+    """The mean over the channels of (a − b)². Equation (5.12). M_ST is that of T̂ and S, M_AE that of A and S′.
 
-    M_ST is that of T̂ and S, M_AE that of A and S′.
+    Parameters
+    ----------
+    a, b : Tensor (B, C, h, w)
+
+    Returns
+    -------
+    Tensor (B, h, w)
     """
     return (wide(a) - wide(b)).square().mean(1)
 
 
 def map_quantiles(maps: Sequence[Tensor] | Tensor, quantiles: tuple[float, float] = QUANTILES) -> Tensor:
-    """Q_0.9 and Q_0.995 (2,) over all cells of all maps of held-out normal images, linear between two values.
+    """Q_0.9 and Q_0.995 over all cells of all maps of held-out normal images, linear between two values.
 
-    maps: (B, h, w), or several such; before any border is added to them. Of any number of cells: many releases of
-    torch.quantile refuse more than 2²⁴. Raises ValueError where there are none, or the second is not above the first.
+    Of any number of cells: many releases of torch.quantile refuse more than 2²⁴.
+
+    Parameters
+    ----------
+    maps : Tensor (B, h, w), or several such
+        Before any border is added to them.
+    quantiles : (float, float)
+
+    Returns
+    -------
+    Tensor (2,)
+
+    Raises
+    ------
+    ValueError
+        Where there is no map, or the second quantile is not above the first.
     """
     values = torch.cat([m.flatten().cpu() for m in maps]).double().numpy() if len(maps) else np.empty(0)
     if not len(values):
@@ -63,25 +83,44 @@ def map_quantiles(maps: Sequence[Tensor] | Tensor, quantiles: tuple[float, float
 
 
 def normalise_map(maps: Tensor, quantiles: Tensor) -> Tensor:
-    """0.1·(M − Q_0.9)/(Q_0.995 − Q_0.9), so that Q_0.9 becomes 0 and Q_0.995 0.1; (B, h, w) both. Equation (5.13)."""
+    """0.1·(M − Q_0.9)/(Q_0.995 − Q_0.9) of maps (B, h, w): Q_0.9 becomes 0, Q_0.995 becomes 0.1. Equation (5.13)."""
     return 0.1 * (maps - quantiles[0]) / (quantiles[1] - quantiles[0])
 
 
 def combine_maps(student_map: Tensor, autoencoder_map: Tensor, quantiles: Tensor) -> Tensor:
-    """M = ½·M̂_ST + ½·M̂_AE (B, h, w). Equation (5.14); the image score is its largest value, (5.15).
+    """M = ½·M̂_ST + ½·M̂_AE. Equation (5.14); the image score is its largest value, (5.15).
 
-    quantiles: (2, 2), those of M_ST first. Where one map's numbers are larger, it would drown the other without them.
+    Parameters
+    ----------
+    student_map, autoencoder_map : Tensor (B, h, w)
+    quantiles : Tensor (2, 2)
+        Those of M_ST first. Without them, the map with the larger numbers would drown the other.
+
+    Returns
+    -------
+    Tensor (B, h, w)
     """
     return (normalise_map(student_map, quantiles[0]) + normalise_map(autoencoder_map, quantiles[1])) / 2
 
 
 def with_border(maps: Tensor, image_size: tuple[int, int], padding: bool) -> Tensor:
-    """Maps (B, h, w) to (B, H/4, W/4): the outermost cells are repeated where a PDN without padding has none.
+    """The outermost cells are repeated where a PDN without padding has none.
 
     A cell stands for the middle of its 33×33 pixels, so 16 pixels on each side have no cell of their own. Yet the
     outermost cells have seen them, so their value is the best that is known there. Zeros, as in the reference, would
     say "more anomalous than nine tenths of the normal pixels". Enlarged to the image, a map lies 1.5 pixels too far to
     the right and down, as in the reference.
+
+    Parameters
+    ----------
+    maps : Tensor (B, h, w)
+    image_size : (H, W)
+    padding : bool
+        Of the PDN; with it, nothing is missing.
+
+    Returns
+    -------
+    Tensor (B, H/4, W/4)
     """
     if padding:
         return maps
@@ -273,7 +312,10 @@ class EfficientAD(Detector):
     def both_maps(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """M_ST and M_AE (B, h, w) of a batch (B, 3, H, W) in [0, 1], as they are, without a border. Equation (5.12).
 
-        Raises ValueError where the images have not the size that this detector was made for.
+        Raises
+        ------
+        ValueError
+            Where the images have not the size that this detector was made for.
         """
         if tuple(batch.shape[-2:]) != self.image_size:
             raise ValueError(f"images of {tuple(batch.shape[-2:])} pixels: expected image_size = {self.image_size}")

@@ -30,12 +30,29 @@ DECAYS = ("step", "cosine", "none")
 def hard_feature_loss(teacher: Tensor, student: Tensor, p_hard: float = 0.999) -> Tensor:
     """L_hard: the mean of the largest squared differences of each image, then over the images. Equations (5.4), (5.5).
 
-    teacher: T̂ (B, C, h, w), normalised. student: S of the same shape. p_hard: in [0, 1): of the n = C·h·w differences
-    of an image, those at or above their p_hard quantile count, n − ⌈p_hard·(n − 1)⌉ many. With 0, all count, and this
-    is the plain mean squared error. Its gradient is (5.6). Computed in float32 or float64, whatever comes in: in
-    bfloat16 many differences are equal, and those at the quantile would be too many.
-    Raises ValueError for another p_hard or different shapes.
-    Source: Batzner et al. 2024, Section 3.2. The mean, not the sum: a sum would grow with the size of the map.
+    The mean, not the sum: a sum would grow with the size of the map. Its gradient is (5.6). Computed in float32 or
+    float64, whatever comes in: in bfloat16 many differences are equal, and those at the quantile would be too many.
+
+    Parameters
+    ----------
+    teacher, student : Tensor (B, C, h, w)
+        T̂, normalised, and S.
+    p_hard : float
+        In [0, 1): of the n = C·h·w differences of an image, those at or above their p_hard quantile count,
+        n − ⌈p_hard·(n − 1)⌉ many. With 0, all count, and this is the plain mean squared error.
+
+    Returns
+    -------
+    Tensor ()
+
+    Raises
+    ------
+    ValueError
+        For another p_hard or different shapes.
+
+    References
+    ----------
+    Batzner et al. 2024, Section 3.2.
     """
     if not 0 <= p_hard < 1:
         raise ValueError(f"p_hard = {p_hard}: expected a share in [0, 1); 0.999 keeps a thousandth")
@@ -53,7 +70,17 @@ def hard_feature_loss(teacher: Tensor, student: Tensor, p_hard: float = 0.999) -
 
 
 def penalty(student: Tensor) -> Tensor:
-    """mean S(P)² of penalty images P: the student shall be silent where the product is not. Equation (5.7)."""
+    """mean S(P)² of penalty images P: the student shall be silent where the product is not. Equation (5.7).
+
+    Parameters
+    ----------
+    student : Tensor (B, C, h, w)
+        S(P).
+
+    Returns
+    -------
+    Tensor ()
+    """
     return wide(student).square().mean()
 
 
@@ -62,8 +89,18 @@ def autoencoder_losses(
 ) -> tuple[Tensor, Tensor]:
     """L_AE = mean (T̂ − A)² and L_STAE = mean (A − S′)², both of the changed copy x′. Equations (5.8), (5.9).
 
-    All (B, C, h, w): T̂(x′), A(x′) and S′(x′), the student's second half. detach_autoencoder: then L_STAE teaches the
-    student alone. Without it, as in the reference, it pulls the autoencoder towards the student as well: (5.10).
+    Parameters
+    ----------
+    teacher, autoencoder, student : Tensor (B, C, h, w)
+        T̂(x′), A(x′) and S′(x′), the student's second half.
+    detach_autoencoder : bool
+        Then L_STAE teaches the student alone. Without it, as in the reference, it pulls the autoencoder towards the
+        student as well: (5.10).
+
+    Returns
+    -------
+    (Tensor (), Tensor ())
+        L_AE and L_STAE.
     """
     teacher, autoencoder, student = wide(teacher), wide(autoencoder), wide(student)
     followed = autoencoder.detach() if detach_autoencoder else autoencoder
@@ -98,8 +135,21 @@ def losses(
 ) -> dict[str, Tensor]:
     """The terms of the total loss, equation (5.11), by name: "hard", "penalty", "ae", "stae". Their sum is minimised.
 
-    images: (B, 3, H, W) in [0, 1], normal. penalty_images: the same of other things, or None for no penalty.
-    generator: draws the changed copy and the dropout.
+    Parameters
+    ----------
+    networks : Networks
+    images : Tensor (B, 3, H, W)
+        Normal ones, in [0, 1].
+    penalty_images : Tensor (B', 3, H, W), optional
+        Images of other things, in [0, 1]; None for no penalty.
+    generator : torch.Generator
+        Draws the changed copy and the dropout.
+    p_hard, detach_autoencoder
+        See `hard_feature_loss` and `autoencoder_losses`.
+
+    Returns
+    -------
+    dict of str to Tensor ()
     """
     channels = networks.mean.shape[1]
     x, changed = normalised(images), normalised(color_jitter(images, generator))
@@ -138,10 +188,27 @@ def train_networks(
 ) -> None:
     """Train student and autoencoder in place: Adam with weight decay 1e-5 on the sum of `losses`.
 
-    images: (N, 3, H, W) in [0, 1] of any float type. penalty_images: images of other things; each step takes as many
-    of them as of `images`. decay: "step" multiplies the learning rate by 0.1 after 95 % of the steps, as in the paper;
-    "cosine" lets it fall to 0; "none" keeps it. bf16: the convolutions compute in bfloat16, the losses do not.
-    checkpoint, about: see `adlib.training.Training`. history: gets "loss" and the terms, one a step.
+    Parameters
+    ----------
+    networks : Networks
+    images : Tensor (N, 3, H, W)
+        In [0, 1], of any float type.
+    penalty_images : sequence of Sample, optional
+        Images of other things; each step takes as many of them as of `images`. None for no penalty.
+    steps, images_per_step : int
+    p_hard, detach_autoencoder
+        See `hard_feature_loss` and `autoencoder_losses`.
+    learning_rate : float
+    decay : str
+        "step" multiplies the learning rate by 0.1 after 95 % of the steps, as in the paper; "cosine" lets it fall to
+        0; "none" keeps it.
+    bf16 : bool
+        The convolutions compute in bfloat16, the losses do not.
+    seed : int
+    checkpoint, about
+        See `adlib.training.Training`.
+    history : dict, optional
+        Gets "loss" and the terms, one a step.
     """
     device = networks.mean.device
     trained = nn.ModuleDict({"student": networks.student, "autoencoder": networks.autoencoder}).train()
@@ -149,8 +216,7 @@ def train_networks(
     draws = {name: torch.Generator().manual_seed(seed) for name in ("copies", "penalty images")}
     settings = {"method": "EfficientAD", "images_per_step": images_per_step, "p_hard": p_hard, "decay": decay,
                 "detach_autoencoder": detach_autoencoder, "penalty": penalty_images is not None, "bf16": bf16,
-                "seed": seed,
-                **(about or {})}  # fmt: skip
+                "seed": seed, **(about or {})}  # fmt: skip
     schedules = {"none": None, "step": lambda step: 1.0 if step < int(0.95 * steps) else 0.1,
                  "cosine": lambda step: 0.5 * (1 + math.cos(math.pi * step / steps))}
     run = Training(steps, dict(trained.items()), optimizer, generators=draws, schedule=schedules[decay],
