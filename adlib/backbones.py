@@ -32,13 +32,30 @@ def load_backbone(
 ) -> nn.Module:
     """A frozen copy of a backbone, in evaluation mode, that returns {layer: (B, C, h, w)}.
 
-    backbone: "adlib_resnet18" (shipped, no download); a torchvision name such as "wide_resnet50_2"
-    (its IMAGENET1K_V1 weights, downloaded on first use, hash checked); "adlib_pdn_s" or "adlib_pdn_s_quarter" (shipped
-    teachers of EfficientAD, with the layer "pdn"); or a module of your own,
-    whose forward returns such a dictionary or has submodules named as `layers`.
-    pretrained=False gives random weights drawn from `seed`: for tests and as a baseline.
-    image_size: (h, w) of the blank image that is passed through once, to see that it works.
-    Raises ValueError for an unknown name or layer, RuntimeError where weights cannot be had.
+    Parameters
+    ----------
+    backbone : str or Module
+        "adlib_resnet18" (shipped, no download); a torchvision name such as "wide_resnet50_2" (its IMAGENET1K_V1
+        weights, downloaded on first use, hash checked); or a module of your own, whose forward returns such a
+        dictionary or has submodules named as `layers`.
+    layers : sequence of str
+        Names of the outputs that are needed.
+    pretrained : bool
+        False gives random weights drawn from `seed`: for tests and as a baseline.
+    seed : int
+    image_size : (h, w)
+        Of the blank image that is passed through once, to see that it works.
+
+    Returns
+    -------
+    Module
+
+    Raises
+    ------
+    ValueError
+        For an unknown name or layer.
+    RuntimeError
+        Where weights cannot be had.
     """
     if isinstance(backbone, nn.Module):
         module = _at_layers(copy.deepcopy(backbone), layers, "the given module", image_size)
@@ -122,6 +139,17 @@ def fingerprint(module: nn.Module) -> str:
 
 
 def normalised(images: Tensor) -> Tensor:
-    """Images (B, 3, H, W) in [0, 1] as backbones take them: less ImageNet's mean, over its deviation, per channel."""
+    """Images as backbones take them: less ImageNet's mean, over its deviation, per channel.
+
+    Parameters
+    ----------
+    images : Tensor (B, 3, H, W)
+        In [0, 1].
+
+    Returns
+    -------
+    Tensor (B, 3, H, W)
+        Channels last in memory.
+    """
     images = (images - images.new_tensor(MEAN).view(1, 3, 1, 1)) / images.new_tensor(STD).view(1, 3, 1, 1)
     return images.contiguous(memory_format=torch.channels_last)  # convolutions on CPUs are a third faster with it

@@ -25,12 +25,6 @@ def k_center_greedy(
     Its covering radius is at most twice the best one, equation (2.7); at most
     2·√((1+δ)/(1−δ)) times where the features were projected first, equation (2.10).
 
-    features: (N, d). Returns (n,) int64, all different, in the order of selection.
-    Memory beyond the input: one float32 copy of it, the rows of the centres, and blocks of 8,192 rows.
-    Raises ValueError where n is not in 1..N, `start` is out of range or a value is not finite.
-
-    Source: Gonzalez, Clustering to minimize the maximum intercluster distance, 1985.
-
     The plain loop compares each new centre with every point. This function makes the choices that
     the plain loop makes in float64, with less work. A distance to the nearest centre can only fall,
     so an old value is an upper bound. Only the points with the largest bounds are brought up to date,
@@ -39,6 +33,33 @@ def k_center_greedy(
     Bounds come from float32 products, plus a margin for their rounding. Before a point is chosen, its
     distance is taken from differences in float64. So the choices are exact where the margin holds: it
     is about 1.5 times the largest error seen, up to 1,536 dimensions. TF32 must be off, as it is by default.
+
+    Parameters
+    ----------
+    features : Tensor (N, d)
+    n : int
+        In 1..N.
+    start : int, optional
+        Index of the first centre.
+    seed : int
+        Draws the first centre where `start` is None.
+    progress : bool
+        Shows a bar.
+
+    Returns
+    -------
+    Tensor (n,) int64
+        All different, in the order of selection. Memory beyond the input: one float32 copy of it, the rows of the
+        centres, and blocks of 8,192 rows.
+
+    Raises
+    ------
+    ValueError
+        Where n is not in 1..N, `start` is out of range or a value is not finite.
+
+    References
+    ----------
+    Gonzalez, Clustering to minimize the maximum intercluster distance, 1985.
     """
     total = len(features)
     if features.ndim != 2 or not 1 <= n <= total:
@@ -162,7 +183,16 @@ def covering_radius(features: Tensor, centres: Tensor) -> float:
 
     With it, dist(q, M) ≤ dist(q, M_C) ≤ dist(q, M) + r for every query q, equation (2.12).
 
-    features: (N, d); centres: indices (n,) of rows of `features`. In the units of the features.
+    Parameters
+    ----------
+    features : Tensor (N, d)
+    centres : Tensor (n,) int64
+        Indices of rows of `features`.
+
+    Returns
+    -------
+    float
+        In the units of the features.
     """
     radius, bank = 0.0, Bank(features[centres])
     for block in features.split(BLOCK):
@@ -171,10 +201,25 @@ def covering_radius(features: Tensor, centres: Tensor) -> float:
 
 
 def random_projection(features: Tensor, dimension: int, *, seed: int = 0) -> Tensor:
-    """features @ R with R of shape (d, dimension), entries N(0, 1/dimension). Equation (2.8).
+    """``features @ R`` with R of shape (d, dimension), entries N(0, 1/dimension). Equation (2.8).
 
-    features: (N, d). Returns (N, dimension). In expectation it keeps every squared distance.
-    Source: Johnson and Lindenstrauss 1984; the Gaussian form is Indyk and Motwani's, 1998.
+    In expectation it keeps every squared distance.
+
+    Parameters
+    ----------
+    features : Tensor (N, d)
+    dimension : int
+        At least 1.
+    seed : int
+        Draws R.
+
+    Returns
+    -------
+    Tensor (N, dimension)
+
+    References
+    ----------
+    Johnson and Lindenstrauss 1984; the Gaussian form is Indyk and Motwani's, 1998.
     """
     if dimension < 1:
         raise ValueError(f"dimension = {dimension}: expected at least 1")
@@ -186,7 +231,18 @@ def random_projection(features: Tensor, dimension: int, *, seed: int = 0) -> Ten
 def jl_dimension(n: int, epsilon: float) -> int:
     """A dimension that keeps all squared distances of n points within 1 ± epsilon, with room to spare.
 
-    ⌈4 ln n / (δ²/2 − δ³/3)⌉, equation (2.9), the bound of Dasgupta and Gupta (2003), for 0 < δ < 1.
+    ⌈4 ln n / (δ²/2 − δ³/3)⌉, equation (2.9), the bound of Dasgupta and Gupta (2003).
+
+    Parameters
+    ----------
+    n : int
+        At least 2.
+    epsilon : float
+        δ, between 0 and 1.
+
+    Returns
+    -------
+    int
     """
     if n < 2 or not 0 < epsilon < 1:
         raise ValueError(f"n = {n}, epsilon = {epsilon}: expected n >= 2 and 0 < epsilon < 1")

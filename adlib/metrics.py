@@ -24,9 +24,25 @@ EIGHT = np.ones((3, 3), bool)  # pixels that touch at a corner belong to one reg
 def image_auroc(labels: Sequence[int], scores: Sequence[float]) -> float:
     """Probability that an anomalous image scores above a normal one, ties counting one half. Equations (1.4), (1.5).
 
-    labels: (N,) of 0 and 1; scores: (N,) finite. In [0, 1]; 0.5 is chance.
-    Raises ValueError in words where one class is missing or a score is not finite.
-    Source: Hanley and McNeil 1982 (the Mann-Whitney form).
+    Parameters
+    ----------
+    labels : sequence (N,) of 0 and 1
+    scores : sequence (N,) of float
+        Finite.
+
+    Returns
+    -------
+    float
+        In [0, 1]; 0.5 is chance.
+
+    Raises
+    ------
+    ValueError
+        In words, where one class is missing or a score is not finite.
+
+    References
+    ----------
+    Hanley and McNeil 1982 (the Mann-Whitney form).
     """
     labels, scores = _checked(labels, scores)
     return float(_covered(np.sort(scores[labels]), scores[~labels], 1.0).mean())
@@ -35,8 +51,23 @@ def image_auroc(labels: Sequence[int], scores: Sequence[float]) -> float:
 def image_aupr(labels: Sequence[int], scores: Sequence[float]) -> float:
     """Average precision: Σ (R_i − R_{i−1})·P_i over the thresholds, with no interpolation. Equation (1.6).
 
-    Arguments, range and errors as for `image_auroc`. The trapezoid between the points, which some
-    papers use, is optimistic: precision is not linear between them.
+    The trapezoid between the points, which some papers use, is optimistic: precision is not linear between them.
+
+    Parameters
+    ----------
+    labels : sequence (N,) of 0 and 1
+    scores : sequence (N,) of float
+        Finite.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+
+    Raises
+    ------
+    ValueError
+        As `image_auroc`.
     """
     labels, scores = _checked(labels, scores)
     return float(average_precision_score(labels, scores))
@@ -46,7 +77,23 @@ def f1_max(labels: Sequence[int], scores: Sequence[float]) -> tuple[float, float
     """The largest F1 over all thresholds, and the threshold t of the rule `score >= t` that gives it. Equation (1.7).
 
     It looks at the test labels: an upper limit on what a threshold can reach, not a result that a
-    deployed detector would have. Arguments and errors as for `image_auroc`.
+    deployed detector would have.
+
+    Parameters
+    ----------
+    labels : sequence (N,) of 0 and 1
+    scores : sequence (N,) of float
+        Finite.
+
+    Returns
+    -------
+    (float, float)
+        F1 in [0, 1], and t.
+
+    Raises
+    ------
+    ValueError
+        As `image_auroc`.
     """
     labels, scores = _checked(labels, scores)
     precision, recall, thresholds = precision_recall_curve(labels, scores)
@@ -61,8 +108,21 @@ def f1_max(labels: Sequence[int], scores: Sequence[float]) -> tuple[float, float
 def pixel_auroc(masks: Sequence[np.ndarray], maps: Sequence[np.ndarray]) -> float:
     """AUROC over all pixels of all test images together, good images included. Equation (1.8).
 
-    masks: N arrays (H_i, W_i) of bool; maps: N arrays of the same sizes, finite. In [0, 1].
-    Raises ValueError in words where sizes differ, a class is missing or a value is not finite.
+    Parameters
+    ----------
+    masks : sequence of N ndarrays (H_i, W_i) of bool
+    maps : sequence of N ndarrays of the same sizes
+        Finite.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+
+    Raises
+    ------
+    ValueError
+        In words, where sizes differ, a class is missing or a value is not finite.
     """
     background, positive = [], []
     for mask, values in _pairs(masks, maps):
@@ -77,14 +137,33 @@ def au_pro(masks: Sequence[np.ndarray], maps: Sequence[np.ndarray], *, limit: fl
 
     A region is an 8-connected component of a mask; every region counts the same, however large: equation (1.9).
     The false-positive rate is over all normal pixels of all test images. The curve is the polygon
-    through all thresholds, cut by linear interpolation at `limit`. In [0, 1]; chance is limit/2.
-    Arguments and errors as for `pixel_auroc`; `limit` must be in (0, 1].
-    Source: Bergmann et al., The MVTec Anomaly Detection Dataset, IJCV 2021.
+    through all thresholds, cut by linear interpolation at `limit`.
 
     No curve is needed. A pixel with value v is found as soon as the threshold falls below v, at a
     false-positive rate between a, the share of the background above v, and b, the share at or
     above it. So its part of the area is L − (a + b)/2, cut at the limit L, and the area is the
     mean over the pixels of a region, then over the regions.
+
+    Parameters
+    ----------
+    masks, maps
+        As for `pixel_auroc`.
+    limit : float
+        In (0, 1].
+
+    Returns
+    -------
+    float
+        In [0, 1]; chance is limit/2.
+
+    Raises
+    ------
+    ValueError
+        As `pixel_auroc`, and for another `limit`.
+
+    References
+    ----------
+    Bergmann et al., The MVTec Anomaly Detection Dataset, IJCV 2021.
     """
     if not 0 < limit <= 1:
         raise ValueError(f"limit = {limit}: expected a false-positive rate in (0, 1]")
@@ -103,15 +182,33 @@ def au_pro(masks: Sequence[np.ndarray], maps: Sequence[np.ndarray], *, limit: fl
 def au_spro(regions: Sequence[Sequence[Any]], maps: Sequence[np.ndarray], *, limit: float = 0.05) -> float:
     """Area under the saturated per-region overlap up to a false-positive rate of `limit`, over it. Equation (5.17).
 
-    regions: for each of N images its annotated regions, as `Sample.regions` gives them: objects with `mask`, bool
-    (H_i, W_i), and `saturation`, the number of pixels from which on marking more gains nothing; none for a good
-    image. A region counts min(|found|/saturation, 1), equation (5.16); an empty one does not count. maps as for
-    `pixel_auroc`, and the same errors; ValueError for a saturation that is no whole number from 1 to the region's area.
-    Pixels in no region are normal. In [0, 1]. With each saturation the region's own area and regions that do not
-    touch, it is `au_pro`.
-    Source: Bergmann et al., Beyond Dents and Scratches, IJCV 2022 (MVTec LOCO), whose headline limit is 0.05.
+    A region counts min(found pixels/saturation, 1), equation (5.16); an empty one does not count. Pixels in no region
+    are normal. Only the highest `saturation` values of a region can add to it, so its part is their mean, as in
+    `au_pro`; with each saturation the region's own area and regions that do not touch, it is `au_pro`.
 
-    Only the highest `saturation` values of a region can add to it, so its part is their mean, as in `au_pro`.
+    Parameters
+    ----------
+    regions : sequence of N sequences
+        For each image its annotated regions, as `Sample.regions` gives them: objects with `mask`, bool (H_i, W_i), and
+        `saturation`, the number of pixels from which on marking more gains nothing; none for a good image.
+    maps : sequence of N ndarrays (H_i, W_i)
+        As for `pixel_auroc`.
+    limit : float
+        In (0, 1].
+
+    Returns
+    -------
+    float
+        In [0, 1].
+
+    Raises
+    ------
+    ValueError
+        As `pixel_auroc`, and for a saturation that is no whole number from 1 to the region's area.
+
+    References
+    ----------
+    Bergmann et al., Beyond Dents and Scratches, IJCV 2022 (MVTec LOCO), whose headline limit is 0.05.
     """
     if not 0 < limit <= 1:
         raise ValueError(f"limit = {limit}: expected a false-positive rate in (0, 1]")
@@ -181,12 +278,27 @@ def image_auroc_interval(
 ) -> Interval:
     """Interval of `image_auroc`, from resampled images (1.13), honest at 1 as well.
 
-    Whole groups are drawn (the images of one part; None is a group of its own).
     Near 1 the percentile bootstrap is too short, and at 1 it has no width at all. So each end is
     the wider of the bootstrap's and Newcombe's, with the number of groups as the sample size.
 
-    labels, scores: (N,). Returns (low, high) within [0, 1].
-    Source: Newcombe, Statistics in Medicine 25, 2006 (method 5).
+    Parameters
+    ----------
+    labels, scores
+        As for `image_auroc`.
+    groups : sequence (N,) of str or None, optional
+        Whole groups are drawn (the images of one part); None is a group of its own.
+    confidence : float
+    resamples : int
+    seed : int
+
+    Returns
+    -------
+    (float, float)
+        Low and high end, within [0, 1].
+
+    References
+    ----------
+    Newcombe, Statistics in Medicine 25, 2006 (method 5).
     """
     labels, scores = _checked(labels, scores)
     parts = _groups(groups, len(labels))
@@ -208,8 +320,23 @@ def newcombe_interval(auroc: float, positive: int, negative: int, *, confidence:
     """The AUROCs θ whose own spread reaches the observed one: |AUROC − θ| ≤ z·√V(θ). Equations (1.11), (1.12).
 
     V(θ) = θ(1−θ)/(n⁺n⁻) · [1 + (n̄−1)·((1−θ)/(2−θ) + θ/(1+θ))], n̄ = (n⁺ + n⁻)/2. Unlike a
-    bootstrap it has a width at AUROC = 1. positive, negative: n⁺ and n⁻, the two sample sizes.
-    Source: Newcombe 2006, method 5, on the variance of Hanley and McNeil 1982.
+    bootstrap it has a width at AUROC = 1.
+
+    Parameters
+    ----------
+    auroc : float
+    positive, negative : int
+        n⁺ and n⁻, the two sample sizes.
+    confidence : float
+
+    Returns
+    -------
+    (float, float)
+        Low and high end, within [0, 1].
+
+    References
+    ----------
+    Newcombe 2006, method 5, on the variance of Hanley and McNeil 1982.
     """
     z = stats.norm.ppf(0.5 + confidence / 2)
 
@@ -250,12 +377,22 @@ def pixel_intervals(
     Pixels of one image stand and fall together, so drawing pixels would give intervals that are
     far too short. Each image is kept as histograms over 4,096 quantiles of the background, which
     moves an end by about 1/4096, for AU-PRO divided by `limit`. Where no draw varies, the ends are
-    those of Newcombe's interval for as many images. Arguments and errors as for `au_pro`.
+    those of Newcombe's interval for as many images.
+
+    Parameters
+    ----------
+    masks, maps, limit
+        As for `au_pro`, with its errors.
+    groups, confidence, resamples, seed
+        As for `image_auroc_interval`.
+
+    Returns
+    -------
+    PixelIntervals
     """
     pairs = list(_pairs(masks, maps))
     negative = np.sort(_background([values[~mask] for mask, values in pairs]))
     edges = np.unique(negative[np.linspace(0, len(negative) - 1, 4096).astype(int)])
-
 
     def histogram(values: np.ndarray) -> np.ndarray:
         """From the highest bin down. Each edge has a bin of its own, since many values may equal it."""

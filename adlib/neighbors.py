@@ -11,7 +11,10 @@ BLOCK = 3_000_000  # elements of one block of distances: 12 MB in float32
 class Bank:
     """A bank (N, d) made ready for many calls of `k_nearest`: a centred copy, with half the squared norms beside it.
 
-    rows: floating point. A later change of `rows` is not seen.
+    Parameters
+    ----------
+    rows : Tensor (N, d)
+        Floating point. A later change of `rows` is not seen.
     """
 
     def __init__(self, rows: Tensor) -> None:
@@ -29,15 +32,29 @@ class Bank:
 def k_nearest(queries: Tensor, bank: Tensor | Bank, k: int = 1) -> tuple[Tensor, Tensor]:
     """The k nearest rows of `bank` for each query, by Euclidean distance. Equation (2.11) at k = 1.
 
-    queries: (Q, d), bank: (N, d), both floating point and on one device. A `Bank` saves the
-    preparation where the same rows are searched again and again.
-    Returns distances (Q, k), ascending, in the units of the features, and indices (Q, k) int64.
-    Memory beyond the inputs: a centred copy of the bank, and blocks: 12 MB of distances and 1,024·k rows.
-    Raises ValueError where the widths differ, `bank` is empty, or k is not in 1..N.
-
     Neighbours are ranked by q·b − |b|²/2, one matrix product a block, so that near-ties are settled
     by float32's rounding. The distances returned are taken from q − b itself: a query that lies in
     the bank, and has no almost equal twin there, has distance exactly 0.
+
+    Parameters
+    ----------
+    queries : Tensor (Q, d)
+    bank : Tensor (N, d) or Bank
+        Both floating point and on one device. A `Bank` saves the preparation where the same rows are searched again
+        and again.
+    k : int
+        In 1..N.
+
+    Returns
+    -------
+    (Tensor (Q, k), Tensor (Q, k) int64)
+        Distances, ascending, in the units of the features, and indices. Memory beyond the inputs: a centred copy of
+        the bank, and blocks: 12 MB of distances and 1,024·k rows.
+
+    Raises
+    ------
+    ValueError
+        Where the widths differ, `bank` is empty, or k is not in 1..N.
     """
     rows = bank.rows if isinstance(bank, Bank) else bank  # (N, d)
     if queries.ndim != 2 or rows.ndim != 2 or queries.shape[1] != rows.shape[1]:

@@ -75,16 +75,29 @@ def show(
 
     All maps share one colour scale. A scale per image would make the noise of a good part look like a defect.
 
-    Args:
-        images: N images (3, H, W) with values in [0, 1]; their sizes may differ.
-        masks: N ground truths (H, W), non-zero on the defect; None for an image whose truth is unknown.
-        maps: N anomaly maps (H, W), higher is more anomalous.
-        scores, titles: N image scores and N names, written beside the rows.
-        threshold: draws the outline of ``map > threshold`` on the overlay and marks it on the colour bar.
-        limits: ends of the colour scale. By default the 1st and the 99.9th percentile of all maps together.
+    Parameters
+    ----------
+    images : sequence of N (3, H, W)
+        N images (3, H, W) with values in [0, 1]; their sizes may differ.
+    masks : sequence of N (H, W), optional
+        N ground truths (H, W), non-zero on the defect; None for an image whose truth is unknown.
+    maps : sequence of N (H, W), optional
+        N anomaly maps (H, W), higher is more anomalous.
+    scores, titles : sequence of N, optional
+        N image scores and N names, written beside the rows.
+    threshold : float, optional
+        Draws the outline of ``map > threshold`` on the overlay and marks it on the colour bar.
+    limits : (float, float), optional
+        Ends of the colour scale. By default the 1st and the 99.9th percentile of all maps together.
 
-    Raises:
-        ValueError: the lists differ in length, a mask or map is not of its image's size, or a value is not usable.
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        Where the lists differ in length, a mask or map is not of its image's size, or a value is not usable.
     """
     pictures = [_picture(image, f"images[{i}]") for i, image in enumerate(images)]
     for name, values in {"masks": masks, "maps": maps, "scores": scores, "titles": titles}.items():
@@ -122,13 +135,23 @@ def contact_sheet(
 ) -> Figure:
     """A plain table of pictures, for example one defect kind per row.
 
-    Args:
-        rows: lists of images (3, H, W) or planes (H, W), values in [0, 1] or bool. None leaves a cell empty.
-        row_titles: one name per row.
-        col_titles: one name per column of the longest row.
+    Parameters
+    ----------
+    rows : sequence of sequences
+        Lists of images (3, H, W) or planes (H, W), values in [0, 1] or bool. None leaves a cell empty.
+    row_titles : sequence of str, optional
+        One name per row.
+    col_titles : sequence of str, optional
+        One name per column of the longest row.
 
-    Raises:
-        ValueError: there is no picture, the titles do not fit the table, or a picture is not usable.
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        Where there is no picture, the titles do not fit the table, or a picture is not usable.
     """
     columns = max((len(row) for row in rows), default=0)
     _check_length("row_titles", row_titles, len(rows))
@@ -155,14 +178,25 @@ def score_histogram(
 ) -> Figure:
     """The image scores of normal and anomalous parts, stacked so that neither hides the other.
 
-    Args:
-        labels: (N,) 0 for normal, 1 for anomalous. One class alone is fine.
-        scores: (N,) finite image scores, higher is more anomalous.
-        threshold: drawn as a vertical line.
-        kinds: N defect kinds, to colour the anomalous images by kind. Entries of normal images are ignored.
+    Parameters
+    ----------
+    labels : (N,)
+        (N,) 0 for normal, 1 for anomalous. One class alone is fine.
+    scores : (N,)
+        (N,) finite image scores, higher is more anomalous.
+    threshold : float, optional
+        Drawn as a vertical line.
+    kinds : sequence of str, optional
+        N defect kinds, to colour the anomalous images by kind. Entries of normal images are ignored.
 
-    Raises:
-        ValueError: the lengths differ, a label is neither 0 nor 1, or a score is NaN or infinite.
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        Where the lengths differ, a label is neither 0 nor 1, or a score is NaN or infinite.
     """
     truth, values = _labels_and_scores(labels, scores)
     _check_length("kinds", kinds, len(values))
@@ -190,12 +224,21 @@ def score_histogram(
 def roc(labels: Any, scores: Any) -> Figure:
     """The ROC curve, with the area under it in the legend.
 
-    Args:
-        labels: (N,) 0 for normal, 1 for anomalous; both must occur.
-        scores: (N,) finite image scores, higher is more anomalous; or ``{name: scores}`` to compare detectors.
+    Parameters
+    ----------
+    labels : (N,)
+        (N,) 0 for normal, 1 for anomalous; both must occur.
+    scores : (N,)
+        (N,) finite image scores, higher is more anomalous; or ``{name: scores}`` to compare detectors.
 
-    Raises:
-        ValueError: the lengths differ, only one class is present, or a score is NaN or infinite.
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        Where the lengths differ, only one class is present, or a score is NaN or infinite.
     """
     figure, ax = _single(3.6, 3.6)
     ax.plot([0, 1], [0, 1], color=GREY, lw=1, ls=(0, (1, 2)), label="chance")
@@ -218,14 +261,24 @@ def roc(labels: Any, scores: Any) -> Figure:
 def coreset_coverage(points: Any, centres: Any, radius: float | None = None) -> Figure:
     """Points of the plane, the chosen centres, and circles around these.
 
-    Args:
-        points: (N, 2) finite coordinates.
-        centres: (k,) indices into ``points``.
-        radius: of the circles, in the points' units. By default the covering radius: the largest distance from a
-            point to its nearest centre.
+    Parameters
+    ----------
+    points : (N, 2)
+        (N, 2) finite coordinates.
+    centres : (k,)
+        (k,) indices into ``points``.
+    radius : float, optional
+        Of the circles, in the points' units. By default the covering radius: the largest distance from a
+        point to its nearest centre.
 
-    Raises:
-        ValueError: the points are not (N, 2) and finite, an index is out of range, or the radius is negative.
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        Where the points are not (N, 2) and finite, an index is out of range, or the radius is negative.
     """
     cloud, chosen = _array(points).astype(float), _array(centres)
     if cloud.ndim != 2 or cloud.shape[1] != 2 or not np.isfinite(cloud).all():
@@ -258,15 +311,27 @@ def bars(
 ) -> Figure:
     """Values with error bars, one row each, for ablations. Dots, since the axis seldom starts at 0.
 
-    Args:
-        names: N settings, drawn from top to bottom.
-        values: (N,) the figures measured.
-        lows, highs: (N,) ends of the intervals, lows <= values <= highs; both or neither.
-        label: what the figures are, under the axis.
-        reference: one of the names, whose value is also drawn as a dashed line to compare the others with.
+    Parameters
+    ----------
+    names : sequence of str
+        N settings, drawn from top to bottom.
+    values : (N,)
+        (N,) the figures measured.
+    lows, highs : (N,), optional
+        (N,) ends of the intervals, lows <= values <= highs; both or neither.
+    label : str
+        What the figures are, under the axis.
+    reference : str, optional
+        One of the names, whose value is also drawn as a dashed line to compare the others with.
 
-    Raises:
-        ValueError: the lengths differ, a value is not finite or lies outside its interval, or no row is the reference.
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        Where the lengths differ, a value is not finite or lies outside its interval, or no row is the reference.
     """
     numbers = _numbers(values, "values", len(names))
     if (lows is None) != (highs is None):

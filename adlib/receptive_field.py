@@ -13,8 +13,14 @@ from torch.nn import functional as F
 class ReceptiveField(NamedTuple):
     """Along each axis, cell i sees the pixels start + i·stride to start + i·stride + size − 1 of the network's input.
 
-    size: r, in pixels. stride: j, pixels from one cell to the next. start: a, of cell 0; negative where that
-    cell reaches into the padding.
+    Attributes
+    ----------
+    size : int
+        r, in pixels.
+    stride : int
+        j, pixels from one cell to the next.
+    start : int
+        a, of cell 0; negative where that cell reaches into the padding.
     """
 
     size: int
@@ -43,15 +49,31 @@ CELLWISE = (  # what works on each cell for itself, or joins branches cell by ce
 def receptive_field(backbone: nn.Module, layer: str | None = None, *, neighbourhood: int = 1) -> ReceptiveField:
     """The square of pixels that one cell of a layer can see, read from the layers. Equations (1.1), (1.2), (1.3).
 
-    backbone: a module that returns {layer: (B, C, h, w)}, as `load_backbone` gives it, or one tensor.
-    layer: the name of the output; None where the module returns one tensor.
-    neighbourhood: p; with p > 1, the field of a patch feature, the mean over p×p cells.
-
     Where branches join, the field is the square around all of them. It says what a cell can see, not how
     much: towards its border the influence of a pixel falls almost to nothing.
-    The module must be one that torch.fx can trace. Raises ValueError, naming the layer, for one whose field cannot
-    be told (global pooling, attention, windows that are not square), and for an unknown layer.
-    Source: Araujo, Norris, Sim, Computing Receptive Fields of Convolutional Neural Networks, Distill 2019.
+
+    Parameters
+    ----------
+    backbone : Module
+        One that torch.fx can trace, and that returns {layer: (B, C, h, w)}, as `load_backbone` gives it, or one tensor.
+    layer : str, optional
+        The name of the output; None where the module returns one tensor.
+    neighbourhood : int
+        p; with p > 1, the field of a patch feature, the mean over p×p cells.
+
+    Returns
+    -------
+    ReceptiveField
+
+    Raises
+    ------
+    ValueError
+        Naming the layer, for one whose field cannot be told (global pooling, attention, windows that are not square),
+        and for an unknown layer.
+
+    References
+    ----------
+    Araujo, Norris, Sim, Computing Receptive Fields of Convolutional Neural Networks, Distill 2019.
     """
     traced = fx.symbolic_trace(backbone)
     modules = dict(traced.named_modules())

@@ -17,9 +17,25 @@ def conformal_threshold(normal_scores: Sequence[float] | Tensor, false_alarm_rat
     An image is called defective where its score is above the threshold. If a new good image is
     exchangeable with the held-out ones, that happens with probability at most α.
 
-    normal_scores: (n,), of normal images that are not in the memory bank. false_alarm_rate: α in (0, 1).
-    Raises ValueError where a score is not finite or n is too small: it needs n ≥ 1/α − 1.
-    Source: Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005.
+    Parameters
+    ----------
+    normal_scores : sequence or Tensor (n,)
+        Of normal images that are not in the memory bank.
+    false_alarm_rate : float
+        α in (0, 1).
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        Where a score is not finite or n is too small: it needs n ≥ 1/α − 1.
+
+    References
+    ----------
+    Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005.
     """
     if isinstance(normal_scores, Tensor):  # a detector on a GPU keeps them there
         normal_scores = normal_scores.detach().cpu()
@@ -42,8 +58,16 @@ def conformal_threshold(normal_scores: Sequence[float] | Tensor, false_alarm_rat
 class DefectRegion:
     """One connected region of a map above its threshold.
 
-    box: (left, top, right, bottom) in pixels, right and bottom exclusive. area: pixels.
-    peak: the largest map value inside. centre: (x, y), the mean position of its pixels.
+    Attributes
+    ----------
+    box : (left, top, right, bottom)
+        In pixels, right and bottom exclusive.
+    area : int
+        Pixels.
+    peak : float
+        The largest map value inside.
+    centre : (x, y)
+        The mean position of its pixels.
     """
 
     box: tuple[int, int, int, int]
@@ -53,9 +77,23 @@ class DefectRegion:
 
 
 def defect_regions(anomaly_map: np.ndarray, threshold: float, *, min_area: int = 1) -> list[DefectRegion]:
-    """The 8-connected regions where the map (H, W) is above `threshold`, the highest peak first.
+    """The 8-connected regions where the map is above `threshold`, the highest peak first.
 
-    min_area: smaller regions, in pixels, are left out. Raises ValueError where the map is not (H, W) or not finite.
+    Parameters
+    ----------
+    anomaly_map : ndarray (H, W)
+    threshold : float
+    min_area : int
+        Smaller regions, in pixels, are left out.
+
+    Returns
+    -------
+    list of DefectRegion
+
+    Raises
+    ------
+    ValueError
+        Where the map is not (H, W) or not finite.
     """
     values = np.asarray(anomaly_map)
     if not math.isfinite(threshold):
