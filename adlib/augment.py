@@ -14,10 +14,18 @@ from torch.nn import functional as F
 class Views:
     """How far a random view may be from its image.
 
-    area: the smallest share of the image that a crop keeps; the largest is 1. colour: brightness, contrast and
-    saturation are multiplied by factors in [1 − colour, 1 + colour]. grey: probability of a greyscale image.
-    blur: the largest σ of a Gaussian, as a share of the image's side; half of the images are blurred.
-    flip: left and right may be exchanged.
+    Attributes
+    ----------
+    area : float
+        The smallest share of the image that a crop keeps; the largest is 1.
+    colour : float
+        Brightness, contrast and saturation are multiplied by factors in [1 − colour, 1 + colour].
+    grey : float
+        Probability of a greyscale image.
+    blur : float
+        The largest σ of a Gaussian, as a share of the image's side; half of the images are blurred.
+    flip : bool
+        Left and right may be exchanged.
     """
 
     area: float
@@ -64,8 +72,21 @@ def _crop(images: Tensor, views: Views, generator: torch.Generator) -> Tensor:
 def change_colour(images: Tensor, amount: float, generator: torch.Generator, *, grey: float = 0.0) -> Tensor:
     """Saturation, contrast and brightness by a factor in [1 − amount, 1 + amount] each.
 
-    images: (B, 3, H, W) in [0, 1], the same out. Saturation is the difference to the luminance, contrast that to the
-    image's mean. grey: probability that an image loses its colour.
+    Saturation is the difference to the luminance, contrast that to the image's mean.
+
+    Parameters
+    ----------
+    images : Tensor (B, 3, H, W)
+        In [0, 1].
+    amount : float
+    generator : torch.Generator
+    grey : float
+        Probability that an image loses its colour.
+
+    Returns
+    -------
+    Tensor (B, 3, H, W)
+        In [0, 1].
     """
 
     def factor() -> Tensor:
@@ -85,8 +106,20 @@ def change_colour(images: Tensor, amount: float, generator: torch.Generator, *, 
 def color_jitter(images: Tensor, generator: torch.Generator, amount: float = 0.2) -> Tensor:
     """The copy x′: brightness, contrast or saturation of each image times λ in [1 − amount, 1 + amount].
 
-    images: (B, 3, H, W) in [0, 1], the same out. Each of the three moves the image away from, or towards, another one:
-    black, its mean grey, or itself without colour.
+    Each of the three moves the image away from, or towards, another one: black, its mean grey, or itself without
+    colour.
+
+    Parameters
+    ----------
+    images : Tensor (B, 3, H, W)
+        In [0, 1].
+    generator : torch.Generator
+    amount : float
+
+    Returns
+    -------
+    Tensor (B, 3, H, W)
+        In [0, 1].
     """
     luminance = (images * images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
     kind = torch.randint(3, (len(images),), generator=generator, device=generator.device).to(images.device)
@@ -98,9 +131,19 @@ def color_jitter(images: Tensor, generator: torch.Generator, amount: float = 0.2
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, *, border: str = "replicate") -> Tensor:
-    """Each image (B, C, H, W) filtered with a Gaussian of its own σ (B,) in pixels; σ = 0 leaves it as it is.
+    """Each image filtered with a Gaussian of its own σ, cut at 3 times the largest; σ = 0 leaves it as it is.
 
-    border: "replicate" goes on with the border's value, "zero" with nothing, which is right for masks.
+    Parameters
+    ----------
+    images : Tensor (B, C, H, W)
+    sigma : Tensor (B,)
+        σ in pixels.
+    border : str
+        "replicate" goes on with the border's value, "zero" with nothing, which is right for masks.
+
+    Returns
+    -------
+    Tensor (B, C, H, W)
     """
     b, c, h, w = images.shape
     radius = max(1, math.ceil(3 * float(sigma.max())))

@@ -7,10 +7,28 @@ from adlib.prediction import Prediction
 
 
 def evaluate(prediction: Prediction, *, confidence: float = 0.95, seed: int = 0) -> dict[str, dict[str, float]]:
-    """{"image_auroc": {"value", "low", "high"}, "pixel_auroc": …, "au_pro": …, "image_aupr": {"value"}, "f1_max": …}.
+    """Image AUROC, pixel AUROC and AU-PRO with their intervals, average precision and the largest F1.
 
-    Without the two pixel measures where an anomalous image has no mask. Maps and masks are held at the images'
-    own sizes while this runs: 5 bytes a pixel, and some copies. Raises ValueError in words where a class is missing.
+    Maps and masks are held at the images' own sizes while this runs: 5 bytes a pixel, and some copies.
+
+    Parameters
+    ----------
+    prediction : Prediction
+        Of samples with labels; without the two pixel measures where an anomalous image has no mask.
+    confidence : float
+        Of the intervals.
+    seed : int
+        Draws the resampled images.
+
+    Returns
+    -------
+    dict
+        {"image_auroc": {"value", "low", "high"}, "pixel_auroc": …, "au_pro": …, "image_aupr": {"value"}, "f1_max": …}.
+
+    Raises
+    ------
+    ValueError
+        In words, where a class is missing.
     """
     targets, scores, groups = prediction.targets, prediction.scores, prediction.groups
     options = {"groups": groups, "confidence": confidence, "seed": seed}

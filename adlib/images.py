@@ -29,17 +29,29 @@ class ImageError(ValueError):
 def read_image(source: ImageSource, *, max_value: float | None = None, name: str | None = None) -> Tensor:
     """Read one image as a (3, H, W) float32 tensor in [0, 1].
 
-    source: a path, a PIL image, a NumPy array (H, W) or (H, W, 1|3|4), or a tensor (H, W) or (1|3|4, H, W).
-    max_value: the value that becomes 1. Default: 255 for 8-bit, 65535 for 16-bit, 1 for boolean and float values.
-        Give it for a 12-bit camera that stores 0..4095 in 16-bit files (max_value=4095), and for 32-bit integers.
-    name: what messages call the image; the file's path by default.
-
     Grey becomes three equal channels. Alpha is dropped, not composited: it is not something that a camera
     measures, and some frame grabbers leave it at 0, where compositing would erase the picture. CMYK is
     converted to RGB. The EXIF orientation is applied. Of a file with several pages the first one is read.
 
-    Raises ImageError where the image is missing, broken, too large (over MAX_PIXELS, known from the header),
-    of another shape, not finite, or has values outside [0, maximum].
+    Parameters
+    ----------
+    source : path, PIL image, ndarray or Tensor
+        An array is (H, W) or (H, W, 1, 3 or 4), a tensor (H, W) or (1, 3 or 4, H, W).
+    max_value : float, optional
+        The value that becomes 1. Default: 255 for 8-bit, 65535 for 16-bit, 1 for boolean and float values. Give it for
+        a 12-bit camera that stores 0 to 4095 in 16-bit files (max_value=4095), and for 32-bit integers.
+    name : str, optional
+        What messages call the image; the file's path by default.
+
+    Returns
+    -------
+    Tensor (3, H, W) float32
+
+    Raises
+    ------
+    ImageError
+        Where the image is missing, broken, too large (over MAX_PIXELS, known from the header), of another shape, not
+        finite, or has values outside [0, maximum].
     """
     values, name, maximum = read_values(source, name, max_value)
     if max_value is not None:
@@ -62,8 +74,19 @@ def read_image(source: ImageSource, *, max_value: float | None = None, name: str
 def read_mask(source: ImageSource, *, name: str | None = None) -> Tensor:
     """Read a mask as a (H, W) bool tensor: True where any colour channel is above 0.
 
-    Sources are those of `read_image`; alpha is ignored. Raises ImageError like it, except that
-    any value range is allowed.
+    Parameters
+    ----------
+    source, name
+        As for `read_image`; alpha is ignored.
+
+    Returns
+    -------
+    Tensor (H, W) bool
+
+    Raises
+    ------
+    ImageError
+        As `read_image`, except that any value range is allowed.
     """
     values, name, _ = read_values(source, name)
     if values.is_floating_point() and not torch.isfinite(values).all():
@@ -85,9 +108,18 @@ def read_size(source: ImageSource, *, name: str | None = None) -> tuple[int, int
 
 
 def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize (3, H, W) or (B, 3, H, W) to `size` = (height, width): bilinear, with antialiasing when it shrinks.
+    """Resize an image or a batch: bilinear, with antialiasing when it shrinks.
 
     Values stay in [0, 1]. An image that already has the size is returned as it is.
+
+    Parameters
+    ----------
+    image : Tensor (3, H, W) or (B, 3, H, W)
+    size : (height, width)
+
+    Returns
+    -------
+    Tensor (3, height, width) or (B, 3, height, width)
     """
     if tuple(image.shape[-2:]) == tuple(size):
         return image

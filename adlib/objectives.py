@@ -16,7 +16,19 @@ from torch.nn import functional as F
 def simsiam_loss(p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
     """−½·[cos(p₁, sg z₂) + cos(p₂, sg z₁)], the mean over the batch; sg stops the gradient. Equation (3.8).
 
-    p, z: predictions and projections (B, D) of two views. In [−1, 1]. Source: Chen and He, CVPR 2021, eq. 1 to 4.
+    Parameters
+    ----------
+    p1, p2, z1, z2 : Tensor (B, D)
+        Predictions p and projections z of two views.
+
+    Returns
+    -------
+    Tensor ()
+        In [−1, 1].
+
+    References
+    ----------
+    Chen and He, CVPR 2021, eq. 1 to 4.
     """
     first = F.cosine_similarity(p1, z2.detach(), dim=1)
     second = F.cosine_similarity(p2, z1.detach(), dim=1)
@@ -26,7 +38,19 @@ def simsiam_loss(p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
 def nt_xent_loss(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:
     """Cross-entropy of finding the other view of one's own image among 2B − 1 others. Equation (3.9).
 
-    z: projections (B, D), B ≥ 2. Source: Chen et al., A Simple Framework for Contrastive Learning, ICML 2020, eq. 1.
+    Parameters
+    ----------
+    z1, z2 : Tensor (B, D)
+        Projections of two views, B ≥ 2.
+    temperature : float
+
+    Returns
+    -------
+    Tensor ()
+
+    References
+    ----------
+    Chen et al., A Simple Framework for Contrastive Learning, ICML 2020, eq. 1.
     """
     z = F.normalize(torch.cat([z1, z2]), dim=1)  # (2B, D)
     similarity = z @ z.T / temperature
@@ -39,7 +63,21 @@ def nt_xent_loss(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:
 def info_nce_loss(query: Tensor, key: Tensor, queue: Tensor, temperature: float = 0.1) -> Tensor:
     """Cross-entropy of finding one's key among the queue. Equation (3.10).
 
-    query, key: (B, D); queue: (K, D), unit vectors. No gradient goes to keys. Source: He et al., CVPR 2020, eq. 1.
+    Parameters
+    ----------
+    query, key : Tensor (B, D)
+        No gradient goes to the keys.
+    queue : Tensor (K, D)
+        Unit vectors.
+    temperature : float
+
+    Returns
+    -------
+    Tensor ()
+
+    References
+    ----------
+    He et al., CVPR 2020, eq. 1.
     """
     query, key = F.normalize(query, dim=1), F.normalize(key.detach(), dim=1)
     positive = (query * key).sum(1, keepdim=True)  # (B, 1)
@@ -93,7 +131,15 @@ class SimCLR(nn.Module):
 
 @torch.no_grad()
 def ema_update(slow: list[Tensor], fast: list[Tensor], momentum: float) -> None:
-    """W_slow ← κ·W_slow + (1 − κ)·W_trained, in place. Equation (3.11). slow, fast: weights of the same shapes."""
+    """W_slow ← κ·W_slow + (1 − κ)·W_trained, in place. Equation (3.11).
+
+    Parameters
+    ----------
+    slow, fast : list of Tensor
+        Weights of the same shapes, W_slow and W_trained.
+    momentum : float
+        κ.
+    """
     for k, q in zip(slow, fast, strict=True):
         k.lerp_(q, 1 - momentum)
 
@@ -148,5 +194,5 @@ class Supervised(nn.Module):
         return F.cross_entropy(self.classifier(self.encoder(images)), labels)
 
     def spotting_loss(self, images: Tensor, blended: Tensor) -> Tensor:
-        """Cross-entropy of whether SmoothBlend was applied. Equation (3.12). blended: (B,) of 0 and 1."""
+        """Cross-entropy of whether SmoothBlend was applied, `blended` (B,) of 0 and 1. Equation (3.12)."""
         return F.binary_cross_entropy_with_logits(self.spotter(self.encoder(images))[:, 0], blended)

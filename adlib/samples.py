@@ -23,8 +23,16 @@ class Region:
     """One annotated region: its mask (H, W) bool and its saturation area in pixels.
 
     From the saturation on, a detector that marks more of the region gains nothing (MVTec LOCO's sPRO).
-    For a structural defect it is the region's whole area. kind: the name of the defect, finer than the sample's
-    kind where the data say more (a grey value of MVTec LOCO, the factory); "" where nothing is known.
+    For a structural defect it is the region's whole area.
+
+    Attributes
+    ----------
+    mask : Tensor (H, W) bool
+    saturation : int
+        In pixels.
+    kind : str
+        The name of the defect, finer than the sample's kind where the data say more (a grey value of MVTec LOCO, the
+        factory); "" where nothing is known.
     """
 
     mask: Tensor
@@ -36,13 +44,24 @@ class Region:
 class Sample:
     """One image: a cheap reference. Its pixels are read anew at each access and never kept.
 
-    label: 0 normal, 1 anomalous. kind: "good" or the name of the defect.
-    path: the file, or a readable identity such as "fabric/test/hole/003" where there is no file.
-    group: what images share that belong together (exposures of one part), or None.
-    logical: every part is intact, but its number, its place or the combination is wrong (a logical anomaly).
-    image_source, mask_source: what `read_image` and `read_mask` take, or a function that makes the tensor.
-    region_source: a function that makes the regions, where they are more than the mask.
-    max_value: passed on to `read_image`.
+    Attributes
+    ----------
+    label : int
+        0 normal, 1 anomalous.
+    kind : str
+        "good" or the name of the defect.
+    path : str
+        The file, or a readable identity such as "fabric/test/hole/003" where there is no file.
+    group : str or None
+        What images share that belong together (exposures of one part).
+    logical : bool
+        Every part is intact, but its number, its place or the combination is wrong (a logical anomaly).
+    image_source, mask_source
+        What `read_image` and `read_mask` take, or a function that makes the tensor.
+    region_source : callable, optional
+        Makes the regions, where they are more than the mask.
+    max_value : float, optional
+        Passed on to `read_image`.
     """
 
     label: int
@@ -57,7 +76,7 @@ class Sample:
 
     @property
     def image(self) -> Tensor:
-        """The image (3, H, W), float32 in [0, 1]. Raises ImageError, naming the file, where it cannot be read."""
+        """The image (3, H, W), float32 in [0, 1]; `ImageError`, naming the file, where it cannot be read."""
         if callable(self.image_source):
             return self.image_source()
         return read_image(self.image_source, max_value=self.max_value, name=self.path)
@@ -104,7 +123,10 @@ class Sample:
 def image_files(folder: str | Path) -> list[Path]:
     """All image files in a folder and below, sorted by path; hidden files and folders are passed over.
 
-    Raises DatasetError where there is no such folder or no image in it.
+    Raises
+    ------
+    DatasetError
+        Where there is no such folder or no image in it.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -121,15 +143,27 @@ def image_files(folder: str | Path) -> list[Path]:
 def as_samples(source: object, *, max_value: float | None = None) -> list[Sample]:
     """Make a list of samples of what a user has.
 
-    source: a sequence of Sample (returned as a list); a folder (all images in it and below); a path of a file;
-        a PIL image, an array or a tensor; a 4-D batch, tensor (N, C, H, W) or array (N, H, W, C); or a list
-        of paths, PIL images, arrays or tensors. A 3-D tensor or array is one image.
-    max_value: see `read_image`. Samples keep their own.
-
     What has no label gets label 0 and kind "good": by convention, not by knowledge. Images without a file are
     named "image[0]", "image[1]", and so on. Nothing is read here, so a broken file, or a missing one of a list,
-    is found when its image is asked for. Raises DatasetError for an empty source, one of another type, or a
-    single path where nothing lies.
+    is found when its image is asked for.
+
+    Parameters
+    ----------
+    source : object
+        A sequence of Sample (returned as a list); a folder (all images in it and below); a path of a file; a PIL image,
+        an array or a tensor; a 4-D batch, tensor (N, C, H, W) or array (N, H, W, C); or a list of paths, PIL images,
+        arrays or tensors. A 3-D tensor or array is one image.
+    max_value : float, optional
+        See `read_image`. Samples keep their own.
+
+    Returns
+    -------
+    list of Sample
+
+    Raises
+    ------
+    DatasetError
+        For an empty source, one of another type, or a single path where nothing lies.
     """
     if isinstance(source, (str, Path)) and not Path(source).exists():
         raise DatasetError(f"{source}: does not exist, expected a folder of images or one image; check the path")
@@ -150,11 +184,29 @@ def as_samples(source: object, *, max_value: float | None = None) -> list[Sample
 
 
 def hold_out(samples: Sequence[Sample], share: float = 0.1, seed: int = 0) -> tuple[list[Sample], list[Sample]]:
-    """Split off about `share` of the samples, whole groups at a time: (rest, held), each in the given order.
+    """Split off about `share` of the samples, whole groups at a time.
 
     Samples whose group is None stand alone. Groups are drawn in an order that `seed` fixes until `share` of
-    the samples, and at least one group, is held. Raises ValueError for a share outside (0, 1) and DatasetError
-    where nothing would be left.
+    the samples, and at least one group, is held.
+
+    Parameters
+    ----------
+    samples : sequence of Sample
+    share : float
+        In (0, 1).
+    seed : int
+
+    Returns
+    -------
+    (list of Sample, list of Sample)
+        The rest and what is held out, each in the given order.
+
+    Raises
+    ------
+    ValueError
+        For a share outside (0, 1).
+    DatasetError
+        Where nothing would be left.
     """
     if not 0 < share < 1:
         raise ValueError(f"share is {share}, expected a number between 0 and 1; 0.1 holds out a tenth")

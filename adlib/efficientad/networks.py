@@ -30,13 +30,27 @@ SMALLEST = 64  # side of the smallest image that the autoencoder takes
 class PDN(nn.Module):
     """Images (B, 3, H, W), normalised, to one vector for each 33×33 pixels: (B, C, h, w). Equation (5.1).
 
-    size: "s", four convolutions, or "m", six. out_channels: C, 384 for the paper's teacher and twice as many for its
-    student. width: a factor on the inner channels, for small machines; not on C. padding: with it, 256 pixels give
-    64 cells; without it 56, of which none has seen anything but the image.
-    seed: draws the weights as torch does by default.
+    Parameters
+    ----------
+    size : str
+        "s", four convolutions, or "m", six.
+    out_channels : int
+        C, 384 for the paper's teacher and twice as many for its student.
+    width : float
+        A factor on the inner channels, for small machines; not on C.
+    padding : bool
+        With it, 256 pixels give 64 cells; without it 56, of which none has seen anything but the image.
+    seed : int
+        Draws the weights as torch does by default.
 
-    Raises ValueError for another size, or numbers below 1.
-    Source: Batzner et al. 2024, appendix A.1.
+    Raises
+    ------
+    ValueError
+        For another size, or numbers below 1.
+
+    References
+    ----------
+    Batzner et al. 2024, appendix A.1.
     """
 
     def __init__(
@@ -65,7 +79,7 @@ class PDN(nn.Module):
         return self.last(self.trunk(images))  # (B, C, h, w)
 
     def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Cells (h, w) of the output for images of (H, W) pixels, equation (5.1). ValueError below 33 pixels."""
+        """Cells (h, w) of the output for images of (H, W) pixels, at least 33 a side. Equation (5.1)."""
         height, width = (self._cells(pixels) for pixels in image_size)
         if min(height, width) < 1:
             raise ValueError(f"images of {image_size} pixels: a PDN needs at least {FIELD}×{FIELD}")
@@ -137,12 +151,30 @@ class AutoEncoder(nn.Module):
     this smaller form is ours. The decoder enlarges six times, to sizes that follow from H and W, each time with a
     convolution of 4×4.
 
-    out_channels: C. image_size: (H, W). grid: (h, w) of the teacher. width: a factor on the inner channels.
-    latent: numbers of the code for each of its places. seed: draws the weights, by He's rule: normal with variance
-    2/fan-in. torch's own draw makes the signal weaker in each of the fourteen layers, and for thousands of steps the
-    code stays unused; chapter 5 shows it.
-    Raises ValueError for images below 64 pixels.
-    Source: Batzner et al. 2024, appendix A.1, for 256×256; the sizes for other images as in anomalib.
+    Parameters
+    ----------
+    out_channels : int
+        C.
+    image_size : (H, W)
+        At least 64 pixels a side.
+    grid : (h, w)
+        Of the teacher.
+    width : float
+        A factor on the inner channels.
+    latent : int
+        Numbers of the code for each of its places.
+    seed : int
+        Draws the weights, by He's rule: normal with variance 2/fan-in. torch's own draw makes the signal weaker in each
+        of the fourteen layers, and for thousands of steps the code stays unused; chapter 5 shows it.
+
+    Raises
+    ------
+    ValueError
+        For smaller images, or numbers below 1.
+
+    References
+    ----------
+    Batzner et al. 2024, appendix A.1, for 256×256; the sizes for other images as in anomalib.
     """
 
     def __init__(

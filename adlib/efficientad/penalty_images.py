@@ -15,12 +15,25 @@ from adlib.samples import Sample, as_samples
 
 
 def dead_leaves(size: tuple[int, int], seed: int, *, leaves: int = 150) -> Tensor:
-    """A picture of nothing in particular: discs and boxes that cover each other, (3, H, W) in [0, 1].
+    """A picture of nothing in particular: discs and boxes that cover each other.
 
     The radii follow r⁻³, so that there are as many edges on each scale; each leaf has a colour, a slope of light and
     a grain of its own. Such pictures share the coarse statistics of photographs, and show no thing.
-    Source: the model is Lee, Mumford and Huang, Occlusion Models for Natural Images, IJCV 2001; slopes and grain are
-    ours.
+
+    Parameters
+    ----------
+    size : (H, W)
+    seed : int
+    leaves : int
+
+    Returns
+    -------
+    Tensor (3, H, W)
+        In [0, 1].
+
+    References
+    ----------
+    The model is Lee, Mumford and Huang, Occlusion Models for Natural Images, IJCV 2001; slopes and grain are ours.
     """
     rng = np.random.default_rng(seed)
     height, width = size
@@ -67,12 +80,33 @@ def choose_penalty_images(penalty_images: object, size: tuple[int, int], seed: i
 def penalty_batch(
     samples: Sequence[Sample], count: int, size: tuple[int, int], generator: torch.Generator, *, grey: float = 0.3
 ) -> Tensor:
-    """Outside images P, drawn at random: (count, 3, H, W) in [0, 1].
+    """Penalty images P, drawn at random.
 
-    Each is resized to twice the size, and its middle is taken; a drawn picture of the right size stays as it is.
-    grey: share of the images that lose their colour. One that cannot be read is passed over; ImageError where twenty
-    in a row cannot.
-    Source: the reference, for ImageNet: 512 pixels, the middle 256, 30 % grey.
+    Each is resized to twice the size, and its middle is taken; a drawn picture of the right size stays as it is. One
+    that cannot be read is passed over.
+
+    Parameters
+    ----------
+    samples : sequence of Sample
+    count : int
+    size : (H, W)
+    generator : torch.Generator
+    grey : float
+        Share of the images that lose their colour.
+
+    Returns
+    -------
+    Tensor (count, 3, H, W)
+        In [0, 1].
+
+    Raises
+    ------
+    ImageError
+        Where twenty in a row cannot be read.
+
+    References
+    ----------
+    The reference, for ImageNet: 512 pixels, the middle 256, 30 % grey.
     """
     batch: list[Tensor] = []
     failed = 0
