@@ -114,7 +114,7 @@ def image_files(folder: str | Path) -> list[Path]:
     images = [f for f in files if f.suffix.lower() in IMAGE_EXTENSIONS]
     if not images:
         raise DatasetError(f"{folder}: holds no image, expected files ending in {', '.join(IMAGE_EXTENSIONS)}; "
-                           f"found {_some(f.name for f in files) or 'no files'}")
+                           f"found {some_names(f.name for f in files) or 'no files'}")
     return images
 
 
@@ -196,7 +196,7 @@ def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _some(names: Iterable[str], limit: int = 8) -> str:
+def some_names(names: Iterable[str], limit: int = 8) -> str:
     """The first few names for a message."""
     listed = list(names)
     return ", ".join(listed[:limit]) + (f" and {len(listed) - limit} more" if len(listed) > limit else "")

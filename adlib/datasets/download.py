@@ -12,7 +12,7 @@ from pathlib import Path
 from adlib.datasets.fetch import check_disk, fetch
 from adlib.datasets.sources import SOURCES, Source
 from adlib.datasets.unpack import unpack
-from adlib.samples import DatasetError, _some
+from adlib.samples import DatasetError, some_names
 
 
 def download(
@@ -107,7 +107,7 @@ def _put(archive: Path, target: Path, source: Source) -> None:
         inner = [folder, *(f for f in folder.iterdir() if f.is_dir())]  # some archives have one folder around all
         whole = next((f for f in inner if (f / source.marker).is_dir()), None)
         if whole is None:
-            raise DatasetError(f"{archive}: holds {_some(sorted(f.name for f in folder.iterdir())) or 'nothing'}, "
+            raise DatasetError(f"{archive}: holds {some_names(sorted(f.name for f in folder.iterdir())) or 'nothing'}, "
                                f"expected {source.title} with {source.marker}; fetch it again")
         if source.files is not None and (found := hash_files(whole, source.files[0])) != source.files[1]:
             raise DatasetError(f"{archive}: its files have the SHA-256 {found}, expected {source.files[1]}; "

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from adlib.images import IMAGE_EXTENSIONS
-from adlib.samples import DatasetError, Sample, _some, image_files
+from adlib.samples import DatasetError, Sample, image_files, some_names
 
 NORMAL_NAMES = ("good", "ok")
 TILE_GAP = 100  # a larger step between two numbers starts a new tile
@@ -130,7 +130,7 @@ class MagneticTile:
     def _image_files(self, kind: str) -> list[Path]:
         folder = self.root / f"MT_{kind}" / "Imgs"
         if not folder.is_dir():
-            found = _some(_folders(self.root)) if self.root.is_dir() else "no such folder"
+            found = some_names(_folders(self.root)) if self.root.is_dir() else "no such folder"
             raise DatasetError(f"{self.root}: has no folder MT_{kind}/Imgs, expected the root of the magnetic tile "
                                f"data set; found {found or 'no folders'}")
         files = [f for f in _images_in(folder) if f.suffix.lower() == ".jpg"]
@@ -180,7 +180,7 @@ def _btad_mask(image: Path, masks: dict[str, list[Path]]) -> Path:
     found = masks.get(image.stem, [])
     if len(found) != 1:
         folder = image.parents[2] / "ground_truth" / "ko"
-        raise DatasetError(f"{image}: has {_some(f.name for f in found) or 'no mask'}, expected one mask "
+        raise DatasetError(f"{image}: has {some_names(f.name for f in found) or 'no mask'}, expected one mask "
                            f"{folder / image.stem}.png or .bmp; copy the data set again")
     return found[0]
 
@@ -238,7 +238,7 @@ def _images_in(folder: Path) -> list[Path]:
     images = [f for f in entries if f.suffix.lower() in IMAGE_EXTENSIONS]
     if not images:
         raise DatasetError(f"{folder}: holds no image, expected files ending in {', '.join(IMAGE_EXTENSIONS)}; "
-                           f"found {_some(f.name for f in entries) or 'no files'}")
+                           f"found {some_names(f.name for f in entries) or 'no files'}")
     return images
 
 
@@ -254,7 +254,7 @@ def _category_folder(root: Path, category: str, parts: tuple[str, ...], loader: 
     for part in parts:
         if not (folder / part).is_dir():
             raise DatasetError(f"{folder}: has no folder {part}, expected the layout that {loader} reads "
-                               f"({', '.join(parts)}); found {_some(_folders(folder)) or 'no folders'}")
+                               f"({', '.join(parts)}); found {some_names(_folders(folder)) or 'no folders'}")
     return folder
 
 
@@ -265,5 +265,6 @@ def _wrong_root(root: Path, category: str, loader: str) -> str:
         return (f"{root}: is itself a category, expected the folder above it; "
                 f"use {loader}({str(root.parent)!r}, {root.name!r})")
     present = [name for name in _folders(root) if (root / name / "train").is_dir()]
-    found = f"categories {_some(present, 20)}" if present else f"no category but {_some(_folders(root)) or 'no folder'}"
+    found = (f"categories {some_names(present, 20)}" if present
+             else f"no category but {some_names(_folders(root)) or 'no folder'}")
     return f"{root}: has no category {category!r}, expected a folder of that name; found {found}"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from adlib.datasets.folder import _category_folder, _folders, _images_in
 from adlib.images import ImageError, _read_values, image_size, read_mask
-from adlib.samples import DatasetError, Region, Sample, _some
+from adlib.samples import DatasetError, Region, Sample, some_names
 
 LOGICAL, STRUCTURAL = "logical_anomalies", "structural_anomalies"
 
@@ -76,7 +76,7 @@ class MVTecLOCO:
         )
         kinds = _folders(self.folder / "test")
         if not kinds or not set(kinds) <= {"good", LOGICAL, STRUCTURAL}:
-            raise DatasetError(f"{self.folder / 'test'}: holds {_some(kinds) or 'no folder'}, expected good, "
+            raise DatasetError(f"{self.folder / 'test'}: holds {some_names(kinds) or 'no folder'}, expected good, "
                                f"{LOGICAL} and {STRUCTURAL}; use MVTecAD for other kinds, or ImageFolder")
         self.test = [self._test_sample(kind, f) for kind in kinds for f in _images_in(self.folder / "test" / kind)]
 
@@ -101,8 +101,8 @@ class MVTecLOCO:
             mask, grey_value = _read_mask(image, file), _grey_value(file)
             if grey_value not in self.defects:
                 raise DatasetError(f"{file}: has the grey value {grey_value}, expected one that "
-                                   f"{self.folder / 'defects_config.json'} names ({_some(map(str, self.defects))}); "
-                                   "copy mask and config from the same source")
+                                   f"{self.folder / 'defects_config.json'} names ({some_names(map(str, self.defects))})"
+                                   "; copy mask and config from the same source")
             defect = self.defects[grey_value]
             regions.append(Region(mask, defect.saturation(int(mask.sum())), defect.name))
         return tuple(regions)
@@ -129,7 +129,7 @@ def _grey_value(file: Path) -> int:
     found = [v for v in torch.unique(values).tolist() if v > 0]
     coloured = bool((values != values[:1]).any())
     if coloured or len(found) != 1:
-        what = f"the grey values {_some(map(str, found))}" if found else "no pixel above 0"
+        what = f"the grey values {some_names(map(str, found))}" if found else "no pixel above 0"
         what = "colours" if coloured else what
         raise ImageError(f"{file}: has {what}, expected 0 and one grey value, that of its defect; "
                          "write one file per region")

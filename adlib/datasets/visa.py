@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from adlib.images import _read_values
-from adlib.samples import DatasetError, Region, Sample, _some
+from adlib.samples import DatasetError, Region, Sample, some_names
 
 SPLITS = ("1cls", "2cls_highshot", "2cls_fewshot")
 COLUMNS = ["object", "split", "label", "image", "mask"]
@@ -45,7 +45,7 @@ class VisA:
         own = [row for row in rows if row["object"] == category]
         if not own:
             raise DatasetError(f"{file}: has no object {category!r}, expected one of "
-                               f"{_some(dict.fromkeys(row['object'] for row in rows), 20)}; choose one of these")
+                               f"{some_names(dict.fromkeys(row['object'] for row in rows), 20)}; choose one of these")
         if not (self.root / category).is_dir():
             raise DatasetError(f"{self.root / category}: does not exist, expected the folder with the images of "
                                f"{category}; copy it there, or pass the folder that holds it")
@@ -73,12 +73,12 @@ def _rows(file: Path) -> Iterator[dict[str, str]]:
     with file.open(newline="", encoding="utf-8") as lines:
         reader = csv.DictReader(lines)
         if reader.fieldnames != COLUMNS:
-            raise DatasetError(f"{file}: has the columns {_some(reader.fieldnames or [])}, expected "
+            raise DatasetError(f"{file}: has the columns {some_names(reader.fieldnames or [])}, expected "
                                f"{', '.join(COLUMNS)}; copy the file again")
         for row in reader:
             known = row["split"] in ("train", "test") and row["label"] in ("normal", "anomaly") and row["image"]
             if not known or (row["label"] == "anomaly" and not row["mask"]):
-                raise DatasetError(f"{file}, line {reader.line_num}: found {_some(str(v) for v in row.values())}, "
+                raise DatasetError(f"{file}, line {reader.line_num}: found {some_names(str(v) for v in row.values())}, "
                                    "expected train or test, normal or anomaly, an image, and a mask for an anomaly; "
                                    "copy the file again")
             yield row
