@@ -55,14 +55,14 @@ def unpack(archive: Path, folder: Path, limit: int) -> None:
         check(member.name, member.isreg() or member.isdir(), member.size)
         return tarfile.data_filter(member, path)
 
-    progress = {"desc": f"unpacking {archive.name}", "unit": " files"}
+    title = f"unpacking {archive.name}"
     try:
         if tarfile.is_tarfile(archive):
             with tarfile.open(archive) as tar:
-                tar.extractall(folder, tqdm(tar, **progress), filter=tar_filter)
+                tar.extractall(folder, tqdm(tar, desc=title), filter=tar_filter)
         elif zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as pack:
-                for info in tqdm(pack.infolist(), **progress):
+                for info in tqdm(pack.infolist(), desc=title):
                     kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the archive was not made on Unix
                     check(info.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR), info.file_size)
                     pack.extract(info, folder)
