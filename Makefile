@@ -1,4 +1,4 @@
-# The two commands: `make book` and `make test`. Each makes .venv on its first run; python3 (3.11 or newer,
+# The two commands: `make book` and `make test`. Each makes .venv on its first run; python3 (3.11.4 or newer,
 # with venv), make and git are all that must be there.
 
 PYTHON ?= python3
@@ -16,9 +16,9 @@ install: $(STAMP)  ## make .venv with the exact, tested packages (the other targ
 
 # The stamp is written last, so an installation that broke off is done again.
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("adlib needs Python 3.11 or newer, but $(PYTHON) is %d.%d. Give another one: make PYTHON=python3.12 ..." % v[:2])'
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11, 4) or sys.exit("adlib needs Python 3.11.4 or newer, but $(PYTHON) is %d.%d.%d. Give another one: make PYTHON=python3.12 ..." % v[:3])'
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	@$(PY) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("$(VENV) was made with Python %d.%d, but adlib needs 3.11 or newer. Delete $(VENV) and run make again." % v[:2])'
+	@$(PY) -c 'import sys; v = sys.version_info; v >= (3, 11, 4) or sys.exit("$(VENV) was made with Python %d.%d.%d, but adlib needs 3.11.4 or newer. Delete $(VENV) and run make again." % v[:3])'
 	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 	$(VENV)/bin/uv pip install --compile-bytecode --python $(PY) --constraint constraints.txt --build-constraint constraints.txt --editable '.[book,dev]'
 	@touch $(STAMP)

@@ -1,6 +1,6 @@
-"""Public data sets, fetched when you ask for it: the licence first, a hash at the end.
+"""Public data sets, fetched when you ask for it: the licence first, and a hash of all that arrived.
 
-An address may change or lie, so nothing here trusts it: what counts is the SHA-256 of what arrived.
+An address may change or lie, so nothing here trusts it: what counts is the SHA-256. pooch downloads and compares.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from adlib.datasets.fetch import check_disk, fetch
 from adlib.datasets.sources import SOURCES, Source
 from adlib.datasets.unpack import unpack
 from adlib.samples import DatasetError, some_names
+
+TIMEOUT = 30.0  # seconds without an answer
 
 
 def download(
@@ -25,17 +26,36 @@ def download(
 ) -> Path:
     """Fetch a data set, check it, unpack it to `root`/`name`, and return that folder, ready for its loader.
 
-    name: mvtec_ad, mvtec_loco, visa, btad or magnetic_tile.
-    accept_licence: pass True once you have read the licence. Without it nothing is fetched and the error shows it.
-    url: another address (http or https) of the same archive, for example a new share link.
-    archive: the archive, where you have it already; it is kept. Nothing is downloaded then.
+    A data set that lies there already is returned as it is. The archive's hash is checked before it is unpacked; it
+    is unpacked beside its place and moved there when whole. Our copy of the archive is then deleted. Where the server
+    packs the archive anew (magnetic_tile), the hash of the images is checked before they are moved.
 
-    A data set that lies there already is returned as it is. A download that breaks off goes on where it stopped, also
-    in a later call. The archive's hash is checked, and it is unpacked beside its place and moved there when whole.
-    Our copy of the archive is then deleted. Run one download of a data set at a time.
+    A download that breaks off leaves nothing and starts again in the next call. Over a slow line, fetch the archive
+    with a tool that goes on where it stopped, ``curl -L -C - -O URL`` or ``wget -c URL``, and pass it as `archive`.
 
-    Raises DatasetError for another name, without consent, for too little disk space, when the server fails or
-    sends something else, for a wrong hash, and for an archive that is broken or unsafe.
+    Parameters
+    ----------
+    name : str
+        mvtec_ad, mvtec_loco, visa, btad or magnetic_tile.
+    root : str or Path
+        The folder for data sets; it is made where it is missing. Run one download of a data set at a time.
+    accept_licence : bool
+        Pass True once you have read the licence. Without it nothing is fetched and the error shows it.
+    url : str, optional
+        Another address (http or https) of the same archive, for example a new share link.
+    archive : str or Path, optional
+        The archive, where you have it already; it is kept. Nothing is downloaded then.
+
+    Returns
+    -------
+    Path
+        The folder `root`/`name`.
+
+    Raises
+    ------
+    DatasetError
+        For another name, without consent, for too little disk space, when the server fails or sends something else,
+        for a wrong hash, and for an archive that is broken or unsafe.
     """
     if name not in SOURCES:
         raise DatasetError(f"{name!r}: is not a data set that can be fetched, expected {', '.join(SOURCES)}")
@@ -54,21 +74,37 @@ def download(
                            f"download({name!r}, {str(root)!r}, accept_licence=True)")
     print(_notice(source))
     target.parent.mkdir(parents=True, exist_ok=True)
-    if archive is not None:
-        file = Path(archive).expanduser()
-        _check_archive(file, source)
-        check_disk(target.parent, source.unpacked)
-    else:
-        file = fetch(name, source, target.parent, url or source.url)
-    _put(file, target, source)
-    if archive is None:
-        file.unlink()
+    file = target.with_name(f"{name}.archive") if archive is None else Path(archive).expanduser()
+    to_come = 0 if archive is not None or file.is_file() else source.size or source.unpacked
+    _check_disk(target.parent, to_come + source.unpacked)
+    try:
+        if archive is None:
+            _fetch(url or source.url, file, source)
+        else:
+            _check_archive(file, source)
+        _put(file, target, source)
+    finally:  # a whole archive stays where unpacking was interrupted: pooch finds it by its hash in the next call
+        if archive is None and (source.sha256 is None or (target / source.marker).is_dir()):
+            file.unlink(missing_ok=True)
     print(f"{source.title} lies in {target}")
     return target
 
 
 def hash_files(folder: Path, pattern: str) -> str:
-    """SHA-256 of the text that `sha256sum` prints for the files that match, sorted by path relative to `folder`."""
+    """SHA-256 of the text that ``sha256sum`` prints for the files that match, sorted by path.
+
+    Parameters
+    ----------
+    folder : Path
+        Where to look. The paths in the text are relative to it.
+    pattern : str
+        Which files, as `Path.glob` takes it.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+    """
     digest = hashlib.sha256()
     for path in sorted(f.relative_to(folder).as_posix() for f in folder.glob(pattern)):
         digest.update(f"{hashlib.sha256((folder / path).read_bytes()).hexdigest()}  {path}\n".encode())
@@ -82,6 +118,28 @@ def _notice(source: Source) -> str:
     if source.unverified:
         lines.append(f"not verified: {source.unverified}")
     return "\n".join(lines)
+
+
+def _check_disk(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DatasetError(f"{folder}: {free / 1e9:.1f} GB are free, expected at least {needed / 1e9:.1f} GB for "
+                           "archive and images; make room or choose another folder")
+
+
+def _fetch(url: str, file: Path, source: Source) -> None:
+    """Download to `file` by way of a temporary file beside it, which is renamed when its hash is right."""
+    import pooch  # here, so that only those who download wait for it
+
+    if source.sha256 is None:
+        file.unlink(missing_ok=True)  # of a call that was killed; nothing says that it is whole
+    known = source.sha256 and f"sha256:{source.sha256}"
+    downloader = pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 20, timeout=TIMEOUT)
+    try:
+        pooch.retrieve(url, known, fname=file.name, path=file.parent, downloader=downloader)
+    except (OSError, ValueError) as error:  # those of requests are OSErrors; a wrong hash is a ValueError
+        raise DatasetError(f"{url}: did not give the archive of {source.title} ({error}); get its address from "
+                           f"{source.home} and pass url=, or fetch it by hand and pass archive=") from error
 
 
 def _check_archive(file: Path, source: Source) -> None:

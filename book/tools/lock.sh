@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 mkdir -p build
 echo 'torch==2.15.0
-torchvision==0.29.2' | "${UV:-.venv/bin/uv}" pip compile --no-config --universal --python-version 3.11 \
+torchvision==0.29.2' | "${UV:-.venv/bin/uv}" pip compile --no-config --universal --python-version 3.11.4 \
     --extra book --extra dev --quiet --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
     --constraint - pyproject.toml --output-file build/constraints.new "$@"
 {

@@ -35,8 +35,7 @@ from test_house_wheel import uv
 COLAB_PYTHON = "3.13.15"
 COLAB = {
     "torch": "2.11.0", "torchvision": "0.26.0", "numpy": "2.1.3", "scipy": "1.16.3", "scikit-learn": "1.6.1",
-    "matplotlib": "3.10.0", "pillow": "11.3.0", "safetensors": "0.8.0", "tqdm": "4.67.3",
-    "pooch": "1.9.0", "requests": "2.32.4",
+    "matplotlib": "3.10.0", "pillow": "11.3.0", "safetensors": "0.8.0", "tqdm": "4.67.3", "pooch": "1.9.0",
     "ipython": "7.34.0", "ipykernel": "6.17.1", "pip": "24.1.2",
 }
 # Another torch would be a download of gigabytes; this pair is in the cache of every machine that made .venv.

@@ -487,7 +487,7 @@ def test_make_refuses_an_old_python(tmp_path: Path) -> None:
     old.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{pretend}" "$2"\n')
     old.chmod(0o755)
     done = subprocess.run(["make", "book", f"PYTHON={old}"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode != 0 and "Python 3.11 or newer" in done.stderr and "3.9" in done.stderr
+    assert done.returncode != 0 and "Python 3.11.4 or newer" in done.stderr and "3.9" in done.stderr
     assert not (tmp_path / ".venv").exists()
 
 

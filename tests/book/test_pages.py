@@ -22,7 +22,7 @@ from adlib.metrics import image_auroc
 from repository import ROOT
 
 # Modules that hold nothing for the reader to call.
-INTERNAL = {"files", "resnet", "datasets.fetch", "datasets.sources", "datasets.unpack"}
+INTERNAL = {"files", "resnet", "datasets.sources", "datasets.unpack"}
 
 
 def test_api_page_knows_every_module() -> None:
