@@ -46,15 +46,37 @@ def smooth_blend(
 ) -> tuple[Tensor, Tensor]:
     """Paste a patch of each image elsewhere into the same image, with a soft edge, by `blend`.
 
-    images: (B, 3, H, W) in [0, 1], at least 8×8. area: range of the patch's area as a share of the image. aspect:
-    range of width over height. sigma: of the edge, as a share of the image's width. jitter: how far the patch's
-    colours change, see `adlib.augment.change_colour`. texture: see `blend`. Every image has its own patch, place and
-    colours from `generator`.
+    Every image has its own patch, place and colours from `generator`.
 
-    Returns the images (B, 3, H, W) in [0, 1] and the mask (B, H, W) bool of the pixels that changed by more than 1/255.
-    Raises ValueError for another `texture`, smaller images, or values that are not finite.
+    Parameters
+    ----------
+    images : Tensor (B, 3, H, W)
+        In [0, 1], at least 8×8.
+    generator : torch.Generator
+    area : (float, float)
+        Range of the patch's area as a share of the image.
+    aspect : (float, float)
+        Range of width over height.
+    sigma : float
+        Of the edge, as a share of the image's width.
+    jitter : float
+        How far the patch's colours change, see `adlib.augment.change_colour`.
+    texture : str
+        See `blend`.
 
-    Source: Zou et al. 2022, Section 3.1. Area, aspect and σ are ours: the main text does not give them.
+    Returns
+    -------
+    (Tensor (B, 3, H, W), Tensor (B, H, W) bool)
+        The images in [0, 1] and the mask of the pixels that changed by more than 1/255.
+
+    Raises
+    ------
+    ValueError
+        For another `texture`, smaller images, or values that are not finite.
+
+    References
+    ----------
+    Zou et al. 2022, Section 3.1. Area, aspect and σ are ours: the main text does not give them.
     """
     if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[-2:]) < SMALLEST:
         raise ValueError(f"images {tuple(images.shape)}: expected (B, 3, H, W) with H and W at least {SMALLEST}")
@@ -69,14 +91,34 @@ def smooth_blend(
 def blend(images: Tensor, pasted: Tensor, m: Tensor, sigma: float, *, texture: str = "kept") -> Tensor:
     """Lay `pasted` over `images` where the mask m is 1, with a soft edge. Equations (3.2) to (3.4).
 
-    With blur a Gaussian of width sigma, in pixels, cut at 3·sigma, and soft = blur(mask) (3.2):
-        texture="kept":    (1 − soft)⊙x + soft⊙ũ        (3.3)
-        texture="blurred": (1 − soft)⊙x + blur(mask⊙ũ)  (3.4), which blurs the pasted texture as well.
-    The text of the paper allows both readings.
+    With blur a Gaussian of width sigma, cut at 3·sigma, and soft = blur(mask), (3.2). The text of the paper allows both
+    readings of `texture`.
 
-    images x, pasted ũ: (B, 3, H, W) in [0, 1]; m: (B, 1, H, W) in {0, 1}. Returns (B, 3, H, W) in [0, 1].
-    Raises ValueError for another `texture`.
-    Source: Zou et al. 2022, Section 3.1.
+    Parameters
+    ----------
+    images, pasted : Tensor (B, 3, H, W)
+        x and ũ, in [0, 1].
+    m : Tensor (B, 1, H, W)
+        In {0, 1}.
+    sigma : float
+        In pixels.
+    texture : str
+        "kept" gives (1 − soft)⊙x + soft⊙ũ, (3.3). "blurred" gives (1 − soft)⊙x + blur(mask⊙ũ), (3.4), which blurs the
+        pasted texture as well.
+
+    Returns
+    -------
+    Tensor (B, 3, H, W)
+        In [0, 1].
+
+    Raises
+    ------
+    ValueError
+        For another `texture`.
+
+    References
+    ----------
+    Zou et al. 2022, Section 3.1.
     """
     if texture not in ("kept", "blurred"):
         raise ValueError(f"texture = {texture!r}: expected 'kept' or 'blurred'")
@@ -90,7 +132,20 @@ def blend(images: Tensor, pasted: Tensor, m: Tensor, sigma: float, *, texture: s
 def draw_patches(
     images: Tensor, generator: torch.Generator, area: tuple[float, float], aspect: tuple[float, float]
 ) -> tuple[Tensor, Tensor]:
-    """Hard masks m (B, 1, H, W) in {0, 1} of the places to paste to, and the shift (B, 2) in rows and columns."""
+    """Hard masks m of the places to paste to, and the shift in rows and columns.
+
+    Parameters
+    ----------
+    images : Tensor (B, 3, H, W)
+    generator : torch.Generator
+    area, aspect : (float, float)
+        As in `smooth_blend`.
+
+    Returns
+    -------
+    (Tensor (B, 1, H, W), Tensor (B, 2))
+        The masks in {0, 1}, and the shift.
+    """
     b, _, h, w = images.shape
     share = uniform(generator, b, *area, images)
     ratio = uniform(generator, b, math.log(aspect[0]), math.log(aspect[1]), images).exp()
@@ -124,11 +179,22 @@ def _shifted(images: Tensor, shift: Tensor) -> Tensor:
 def spd_loss(z: Tensor, z_plus: Tensor, z_minus: Tensor, *, stop_gradient: bool = False) -> Tensor:
     """L_SPD = cos(z, z⁻) − cos(z, z⁺), the mean over the batch. Equation (3.5); its gradient is (3.6).
 
-    z: projections (B, D) of the images; z_plus: of weakly changed copies; z_minus: of weakly changed copies with a
-    blended patch. In [−2, 2]; lower means that the local change moves z more than the weak global one.
-    stop_gradient: no gradient goes to z_plus and z_minus, as in SimSiam's own term. The text at hand does not say
-    which of the two the authors used.
-    Source: Zou et al. 2022, Section 3.2.
+    Parameters
+    ----------
+    z, z_plus, z_minus : Tensor (B, D)
+        Projections of the images, of weakly changed copies, and of weakly changed copies with a blended patch.
+    stop_gradient : bool
+        No gradient goes to z_plus and z_minus, as in SimSiam's own term. The text at hand does not say which of the two
+        the authors used.
+
+    Returns
+    -------
+    Tensor ()
+        In [−2, 2]; lower means that the local change moves z more than the weak global one.
+
+    References
+    ----------
+    Zou et al. 2022, Section 3.2.
     """
     if stop_gradient:
         z_plus, z_minus = z_plus.detach(), z_minus.detach()
@@ -139,12 +205,23 @@ def spd_loss(z: Tensor, z_plus: Tensor, z_minus: Tensor, *, stop_gradient: bool 
 def sensitivity(
     encoder: nn.Module, images: Tensor, changed: Tensor, generator: torch.Generator, *, draws: int = 4
 ) -> Tensor:
-    """Drop of the cosine under a local change over its drop under a weak global one, (N,). Equation (3.1).
+    """Drop of the cosine under a local change over its drop under a weak global one. Equation (3.1).
 
-    encoder: from normalised images (B, 3, H, W) to vectors (B, D), such as `Pooled(backbone)`. images, changed:
-    (N, 3, H, W) in [0, 1]; `changed` has a local change, by SmoothBlend or by a defect. The weak view is drawn `draws`
-    times and its drop averaged. The larger the ratio, the more the encoder sees of the local change beside what it
-    should ignore.
+    The larger the ratio, the more the encoder sees of the local change beside what it should ignore.
+
+    Parameters
+    ----------
+    encoder : Module
+        From normalised images (B, 3, H, W) to vectors (B, D), such as ``Pooled(backbone)``.
+    images, changed : Tensor (N, 3, H, W)
+        In [0, 1]; `changed` has a local change, by SmoothBlend or by a defect.
+    generator : torch.Generator
+    draws : int
+        The weak view is drawn so many times and its drop averaged.
+
+    Returns
+    -------
+    Tensor (N,)
     """
 
     def vectors(x: Tensor) -> Tensor:
@@ -191,19 +268,50 @@ def pretrain(
 ) -> nn.Module:
     """Pre-train a backbone with L = L_base + η·L_SPD. Equation (3.7); for labels, (3.12).
 
-    images: what `adlib.datasets.as_samples` takes; resized whole to squares of `image_size` pixels and held as bytes.
-    objective: "simsiam", "simclr", "moco", or "supervised", which needs `labels` (N,), 0 and up.
-    spd_weight: η; 0 trains without SPD. blend_options: of `smooth_blend`. stop_gradient: see `spd_loss`.
-    backbone: a module from images to a dictionary of layers, trained in place from its present weights. By default
-    a new ResNet-18 of the shipped size, its weights drawn from `seed`.
-    Stochastic gradient descent with momentum 0.9, weight decay 1e-4 and a cosine schedule. settle: at the end, measure
-    the statistics of batch normalisation anew, see `settle_statistics`. checkpoint: a file to go on from, see
-    `adlib.training.Training`. history: a dictionary that gets the losses of each step, by name.
+    Stochastic gradient descent with momentum 0.9, weight decay 1e-4 and a cosine schedule.
 
-    Returns the backbone, in evaluation mode, to be passed as `backbone=` to a detector.
-    Raises ValueError for an unknown objective, labels that do not fit, or fewer images than a batch.
-    Source: Zou et al. 2022, Section 3.2; η = 0.1 is their best of 0.1, 0.5 and 1. Optimiser, batch and number of steps
-    are ours: the main text does not give them.
+    Parameters
+    ----------
+    images : images
+        What `adlib.datasets.as_samples` takes; resized whole to squares of `image_size` pixels and held as bytes.
+    objective : str
+        "simsiam", "simclr", "moco", or "supervised", which needs `labels`.
+    spd_weight : float
+        η; 0 trains without SPD.
+    stop_gradient : bool
+        See `spd_loss`.
+    labels : sequence of N ints, optional
+        0 and up.
+    backbone : Module, optional
+        A module from images to a dictionary of layers, trained in place from its present weights. By default a new
+        ResNet-18 of the shipped size, its weights drawn from `seed`.
+    image_size, steps, images_per_step : int
+    learning_rate : float
+    seed : int
+    device : str
+    settle : bool
+        At the end, measure the statistics of batch normalisation anew, see `settle_statistics`.
+    checkpoint : path, optional
+        A file to go on from, see `adlib.training.Training`.
+    history : dict, optional
+        Gets the losses of each step, by name.
+    **blend_options
+        Of `smooth_blend`.
+
+    Returns
+    -------
+    Module
+        The backbone, in evaluation mode, to be passed as ``backbone=`` to a detector.
+
+    Raises
+    ------
+    ValueError
+        For an unknown objective, labels that do not fit, or fewer images than a batch.
+
+    References
+    ----------
+    Zou et al. 2022, Section 3.2; η = 0.1 is their best of 0.1, 0.5 and 1. Optimiser, batch and number of steps are
+    ours: the main text does not give them.
     """
     if objective not in OBJECTIVES:
         raise ValueError(f"objective = {objective!r}: expected one of {', '.join(OBJECTIVES)}")
@@ -255,9 +363,15 @@ def pretrain(
 def settle_statistics(backbone: nn.Module, batches: Sequence[Tensor]) -> None:
     """Measure the running means and variances of batch normalisation anew, as a plain average over the batches.
 
-    batches: (B, 3, H, W) in [0, 1], the images as a detector will show them. During training the statistics follow
-    what the network was shown: strong copies, and with SPD weak ones too. A detector shows plain images. Without
-    this step, runs with and without SPD would differ by their statistics, whatever the loss has taught.
+    During training the statistics follow what the network was shown: strong copies, and with SPD weak ones too. A
+    detector shows plain images. Without this step, runs with and without SPD would differ by their statistics, whatever
+    the loss has taught.
+
+    Parameters
+    ----------
+    backbone : Module
+    batches : sequence of Tensor (B, 3, H, W)
+        In [0, 1], the images as a detector will show them.
     """
     update_bn(map(normalised, batches), backbone)
     backbone.eval()

@@ -20,25 +20,45 @@ from adlib.files import read_tensors, write_tensors
 class Training:
     """A training loop that can be killed at any moment and goes on from its last checkpoint.
 
+    ::
+
         run = Training(1000, {"student": student}, optimizer, generators={"order": generator},
                        checkpoint="student.safetensors", about={"seed": 0})
         for step in run:
             batch = images[torch.randint(len(images), (16,), generator=generator)]
             run.update(loss=(student(batch) - target(batch)).square().mean())
 
-    steps: how often to step in all. modules, generators: everything by name that has a state and changes.
-    schedule: step (from 0) to the factor on each learning rate; None keeps it constant.
-    checkpoint: the file to write to and to go on from; None writes none. save_every: seconds between two writes;
-    one more is written at the end. about: the settings of this run, as JSON can hold them; a checkpoint
-    of other settings is refused.
-
     The checkpoint holds the weights and buffers of `modules`, the optimiser's state, the generators' states and
     the history, so on one CPU and thread count a run that was killed gives bit for bit the result of one that
     was not. It is one safetensors file, written whole or not at all. Whatever else changes from
     step to step must be a function of `step`.
 
-    `history` maps each name given to `update` to its values, one a step. Raises ValueError for a checkpoint
-    that is damaged or of other settings.
+    Parameters
+    ----------
+    steps : int
+        How often to step in all.
+    modules, generators : dict of str to Module or torch.Generator
+        Everything by name that has a state and changes.
+    optimizer : Optimizer
+    schedule : callable, optional
+        Step (from 0) to the factor on each learning rate; None keeps it constant.
+    checkpoint : path, optional
+        The file to write to and to go on from; None writes none.
+    save_every : float
+        Seconds between two writes; one more is written at the end.
+    about : dict, optional
+        The settings of this run, as JSON can hold them; a checkpoint of other settings is refused.
+    name : str
+
+    Attributes
+    ----------
+    history : dict of str to list of float
+        Maps each name given to `update` to its values, one a step.
+
+    Raises
+    ------
+    ValueError
+        For a checkpoint that is damaged or of other settings.
     """
 
     def __init__(
@@ -85,9 +105,18 @@ class Training:
                     saved = time.monotonic()
 
     def update(self, loss: Tensor, **others: Tensor) -> None:
-        """One step of the optimiser down the gradient of `loss`, a scalar. `others` are only noted in `history`.
+        """One step of the optimiser down the gradient of `loss`.
 
-        Raises FloatingPointError where the loss is not finite, before any weight is changed.
+        Parameters
+        ----------
+        loss : Tensor ()
+        **others : Tensor ()
+            Only noted in `history`.
+
+        Raises
+        ------
+        FloatingPointError
+            Where the loss is not finite, before any weight is changed.
         """
         if not bool(torch.isfinite(loss)):
             raise FloatingPointError(f"{self.name}: the loss is {float(loss)} at step {self.step}, expected a finite "

@@ -55,20 +55,51 @@ def distill(
 ) -> PDN:
     """Teach a new PDN the features of `backbone`: the least mean squared error, equation (5.3).
 
-    backbone, layers: see `features.load_backbone`; any backbone. It sees an image of 2·image_size pixels, so that its
-    cells of stride 8 are those of the PDN, which sees image_size pixels; coarser layers are enlarged to that grid.
-    Its patch features, 3×3 neighbourhoods as in PatchCore, are averaged to `out_channels` neighbouring groups and
-    normalised per channel, equation (5.2), with mean and deviation over `statistics_images` whole images.
-    images: what `as_samples` takes; many and varied. The product is not needed. One that cannot be read is passed over.
-    smallest_crop: each step shows squares that cover this share of the shorter side or more; 1 is the whole image,
-    resized, as in the paper.
-    grey: share of the images that lose their colour, the backbone's and the PDN's alike.
-    padding: of the PDN. Without it, it lacks four cells on each side, and so does its target.
-    decay: "none", as in the paper, or "cosine". bf16: the convolutions of both compute in bfloat16.
-    checkpoint, about: see `adlib.training.Training`. history: gets "loss", one a step.
+    The backbone sees an image of 2·image_size pixels, so that its cells of stride 8 are those of the PDN, which sees
+    image_size pixels; coarser layers are enlarged to that grid. Its patch features, 3×3 neighbourhoods as in PatchCore,
+    are averaged to `out_channels` neighbouring groups and normalised per channel, equation (5.2), with mean and
+    deviation over `statistics_images` whole images.
 
-    Returns the PDN, in evaluation mode, on the CPU. Raises ValueError for options out of range or a backbone of another
-    stride, ImageError where twenty images in a row cannot be read.
+    Parameters
+    ----------
+    backbone, layers
+        See `adlib.backbones.load_backbone`; any backbone.
+    images : images
+        What `as_samples` takes; many and varied. The product is not needed. One that cannot be read is passed over.
+    size, out_channels, width
+        Of the `PDN`.
+    padding : bool
+        Of the PDN. Without it, it lacks four cells on each side, and so does its target.
+    image_size, steps, images_per_step : int
+    learning_rate : float
+    decay : str
+        "none", as in the paper, or "cosine".
+    smallest_crop : float
+        Each step shows squares that cover this share of the shorter side or more; 1 is the whole image, resized, as in
+        the paper.
+    grey : float
+        Share of the images that lose their colour, the backbone's and the PDN's alike.
+    statistics_images : int
+    bf16 : bool
+        The convolutions of both compute in bfloat16.
+    seed : int
+    device : str
+    checkpoint, about
+        See `adlib.training.Training`.
+    history : dict, optional
+        Gets "loss", one a step.
+
+    Returns
+    -------
+    PDN
+        In evaluation mode, on the CPU.
+
+    Raises
+    ------
+    ValueError
+        For options out of range or a backbone of another stride.
+    ImageError
+        Where twenty images in a row cannot be read.
     """
     if statistics_images < 1:
         raise ValueError(f"statistics_images = {statistics_images}: expected at least 1")
@@ -127,10 +158,23 @@ def pool_channels(features: Tensor, out_channels: int) -> Tensor:
 
 
 def channel_statistics(batches: Any) -> tuple[Tensor, Tensor]:
-    """Mean and deviation per channel over all cells of all images, each (1, C, 1, 1). Equation (5.2).
+    """Mean and deviation per channel over all cells of all images. Equation (5.2).
 
-    batches: features (B, C, h, w), one batch after another. Summed in float64. A channel that never varies gets
-    deviation 1, so that it becomes 0. Raises ValueError where a feature is not finite, or there is no batch.
+    Summed in float64. A channel that never varies gets deviation 1, so that it becomes 0.
+
+    Parameters
+    ----------
+    batches : iterable of Tensor (B, C, h, w)
+        Features, one batch after another.
+
+    Returns
+    -------
+    (Tensor (1, C, 1, 1), Tensor (1, C, 1, 1))
+
+    Raises
+    ------
+    ValueError
+        Where a feature is not finite, or there is no batch.
     """
     count, total, squares = 0, 0.0, 0.0
     shift = None
@@ -194,9 +238,20 @@ def explained(
 ) -> float:
     """Share of the variance of the backbone's features that the PDN explains, in [0, 1]: r² per channel, averaged.
 
-    Arguments as for `distill`; images that were not distilled from. It asks how well the features agree up to
-    shift and scale of each channel, which the normalisation of the teacher takes out anyway. A channel that never
-    varies counts as 0. Computed on the CPU.
+    It asks how well the features agree up to shift and scale of each channel, which the normalisation of the teacher
+    takes out anyway. A channel that never varies counts as 0. Computed on the CPU.
+
+    Parameters
+    ----------
+    pdn : PDN
+    backbone, layers, image_size
+        As for `distill`.
+    images : images
+        As for `distill`; images that were not distilled from.
+
+    Returns
+    -------
+    float
     """
     side = 2 * image_size
     source = PatchFeatures(load_backbone(backbone, layers, image_size=(side, side)), layers).eval()

@@ -98,7 +98,13 @@ class PDN(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path) -> PDN:
-        """Read what `save` wrote. ValueError names the file where it is something else."""
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        ValueError
+            Names the file where it is something else.
+        """
         about, weights = read_tensors(Path(path))
         if about.get("method") != "PDN" or about.get("format") != 1:
             raise ValueError(f"{path}: expected a PDN saved by adlib, found {about.get('method', 'something else')}")
@@ -206,7 +212,19 @@ class AutoEncoder(nn.Module):
                 layer.bias.data.zero_()
 
     def forward(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Features (B, C, h, w). generator: draws the dropout while training; None leaves dropout out."""
+        """Features of images.
+
+        Parameters
+        ----------
+        images : Tensor (B, 3, H, W)
+            Normalised.
+        generator : torch.Generator, optional
+            Draws the dropout while training; None leaves dropout out.
+
+        Returns
+        -------
+        Tensor (B, C, h, w)
+        """
         x = images
         for layer in self.encoder:
             x = F.relu(layer(x))
