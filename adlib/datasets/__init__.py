@@ -15,11 +15,28 @@ def open_dataset(
 ) -> SyntheticFactory | MVTecAD | MVTecLOCO | BTAD | VisA | MagneticTile | ImageFolder:
     """A data set by its name, as the notebooks and scripts take it.
 
-    dataset: "synthetic" (category: the product; sizes: as in `SyntheticFactory`), "mvtec_ad", "mvtec_loco", "btad" or
-    "visa" (root, category), "magnetic_tile" (root), or "folder" (root with `train/`, and if there are any, `test/` and
-    `masks/`).
-    `seed` is the factory's; `sizes` are passed over for real data. Raises DatasetError for another name, or
-    where a real data set gets no root.
+    Parameters
+    ----------
+    dataset : str
+        "synthetic", "mvtec_ad", "mvtec_loco", "btad", "visa", "magnetic_tile" or "folder".
+    root : path, optional
+        Where a real data set lies; for "folder", the folder with ``train/``, and if there are any, ``test/`` and
+        ``masks/``.
+    category : str, optional
+        Of "mvtec_ad", "mvtec_loco", "btad" and "visa"; for "synthetic", the product.
+    seed : int
+        The factory's.
+    **sizes : int
+        As in `SyntheticFactory`; passed over for real data.
+
+    Returns
+    -------
+    SyntheticFactory, MVTecAD, MVTecLOCO, BTAD, VisA, MagneticTile or ImageFolder
+
+    Raises
+    ------
+    DatasetError
+        For another name, or where a real data set gets no root.
     """
     if dataset == "synthetic":
         return SyntheticFactory(category or "fabric", seed=seed, **sizes)

@@ -16,13 +16,26 @@ TILE_GAP = 100  # a larger step between two numbers starts a new tile
 class MVTecAD:
     """One category of MVTec AD (Bergmann et al. 2019), or any data in its layout.
 
-    root: the folder that holds the categories; category: such as "bottle". The layout is
-    `<category>/train/good/*.png`, `<category>/test/<good or defect>/*.png` and
-    `<category>/ground_truth/<defect>/<name>_mask.png`.
+    The layout is ``<category>/train/good/*.png``, ``<category>/test/<good or defect>/*.png`` and
+    ``<category>/ground_truth/<defect>/<name>_mask.png``. MVTec AD has no validation images; data in its layout may have
+    them in ``<category>/validation/good``, as the synthetic factory writes them.
 
-    `train`, `validation` and `test` are lists of Sample, sorted by path. MVTec AD has no validation images; data in
-    its layout may have them in `<category>/validation/good`, as the synthetic factory writes them.
-    Raises DatasetError where a folder is not as expected or a defective image has no mask.
+    Parameters
+    ----------
+    root : path
+        The folder that holds the categories.
+    category : str
+        Such as "bottle".
+
+    Attributes
+    ----------
+    train, validation, test : list of Sample
+        Sorted by path.
+
+    Raises
+    ------
+    DatasetError
+        Where a folder is not as expected or a defective image has no mask.
     """
 
     def __init__(self, root: str | Path, category: str) -> None:
@@ -52,16 +65,28 @@ class MVTecAD:
 
 
 class BTAD:
-    """One category of BTAD (beanTech, Mishra et al. 2021): "01", "02" or "03".
+    """One category of BTAD (beanTech, Mishra et al. 2021).
 
-    root: the folder that holds the categories. The layout is `<category>/train/ok/*`, `<category>/test/ok/*`,
-    `<category>/test/ko/*` and `<category>/ground_truth/ko/*`. Images and masks are .bmp or .png, mixed: the mask
-    belongs to the image of the same stem, whatever the endings. Any value above 0 is
-    defect.
+    The layout is ``<category>/train/ok/*``, ``<category>/test/ok/*``, ``<category>/test/ko/*`` and
+    ``<category>/ground_truth/ko/*``. Images and masks are .bmp or .png, mixed: the mask belongs to the image of the
+    same stem, whatever the endings. Any value above 0 is defect.
 
-    `train`, `validation` (empty) and `test` are lists of Sample, sorted by path; the kind is "good" or "ko": BTAD
-    does not name its defects. Raises DatasetError where a folder is not as expected, or where a defective image has
-    no mask or several.
+    Parameters
+    ----------
+    root : path
+        The folder that holds the categories.
+    category : str
+        "01", "02" or "03".
+
+    Attributes
+    ----------
+    train, validation, test : list of Sample
+        Sorted by path; `validation` is empty. The kind is "good" or "ko": BTAD does not name its defects.
+
+    Raises
+    ------
+    DatasetError
+        Where a folder is not as expected, or where a defective image has no mask or several.
     """
 
     def __init__(self, root: str | Path, category: str) -> None:
@@ -88,18 +113,30 @@ class BTAD:
 class MagneticTile:
     """The magnetic tile data set (Huang et al. 2018), split so that no tile stands on two sides.
 
-    root: the folder with MT_Free, MT_Blowhole, MT_Break, MT_Crack, MT_Fray and MT_Uneven, each with a folder Imgs
-    of images `exp<e>_num_<n>.jpg` and masks of the same name in .png.
-
     The surprise is in the names. About six exposures were taken of each tile, and nothing says which
     belong together except the number n: it counts frames through all folders, free and defective alike,
-    so the exposures of one tile have close numbers. `exp<e>` does not name the tile. So all images are sorted by n, as
-    a number, and a step above 100 starts a new tile: 224 tiles. Exposures of one tile can lie in several folders,
-    as a defect is not visible in each light. A random split puts the same tile on both sides.
+    so the exposures of one tile have close numbers. ``exp<e>`` does not name the tile. So all images are sorted by n,
+    as a number, and a step above 100 starts a new tile: 224 tiles. Exposures of one tile can lie in several folders, as
+    a defect is not visible in each light. A random split puts the same tile on both sides.
 
     Tile index modulo 5: 4 is `test`, 3 is `validation` (both free and defective), 0 to 2 is `train`. A tile
-    with a defective image gives no training image. `group` names the tile. Samples are sorted by n.
-    Raises DatasetError where the folder is not as expected.
+    with a defective image gives no training image.
+
+    Parameters
+    ----------
+    root : path
+        The folder with MT_Free, MT_Blowhole, MT_Break, MT_Crack, MT_Fray and MT_Uneven, each with a folder Imgs of
+        images ``exp<e>_num_<n>.jpg`` and masks of the same name in .png.
+
+    Attributes
+    ----------
+    train, validation, test : list of Sample
+        Sorted by n; ``group`` names the tile.
+
+    Raises
+    ------
+    DatasetError
+        Where the folder is not as expected.
     """
 
     KINDS = ("Blowhole", "Break", "Crack", "Fray", "Free", "Uneven")
@@ -142,17 +179,30 @@ class MagneticTile:
 class ImageFolder:
     """The reader's own images.
 
-    train: a folder of images of good parts, searched to the bottom.
-    test: a folder of images to be judged. Either it has subfolders (`good` or `ok` holds normal images,
-        any other is the name of a defect), or it is flat; then its images are unlabelled: label 0 and kind
-        "unlabelled", by convention and not by knowledge.
-    masks: a folder with the subfolders of `test`; the mask of `hole/12.jpg` is `hole/12.png` or `hole/12_mask.png`
+    Parameters
+    ----------
+    train : path
+        A folder of images of good parts, searched to the bottom.
+    test : path, optional
+        A folder of images to be judged. Either it has subfolders (``good`` or ``ok`` holds normal images, any other is
+        the name of a defect), or it is flat; then its images are unlabelled: label 0 and kind "unlabelled", by
+        convention and not by knowledge.
+    masks : path, optional
+        A folder with the subfolders of `test`; the mask of ``hole/12.jpg`` is ``hole/12.png`` or ``hole/12_mask.png``
         (any image type). An anomalous image without one has mask None.
-    max_value: see `read_image`.
+    max_value : float, optional
+        See `read_image`.
 
-    `train`, `validation` (empty) and `test` are lists of Sample, sorted by path.
-    Raises DatasetError where a folder is missing or empty, where `test` mixes images and subfolders, and where no
-    mask belongs to any image.
+    Attributes
+    ----------
+    train, validation, test : list of Sample
+        Sorted by path; `validation` is empty.
+
+    Raises
+    ------
+    DatasetError
+        Where a folder is missing or empty, where `test` mixes images and subfolders, and where no mask belongs to any
+        image.
     """
 
     def __init__(
@@ -248,7 +298,13 @@ def folder_names(folder: Path) -> list[str]:
 
 
 def category_folder(root: Path, category: str, parts: tuple[str, ...], loader: str) -> Path:
-    """The folder of a category, when it holds the folders `parts`. Raises DatasetError that says what is there."""
+    """The folder of a category, when it holds the folders `parts`.
+
+    Raises
+    ------
+    DatasetError
+        Says what is there.
+    """
     folder = root / category
     if not folder.is_dir():
         raise DatasetError(_wrong_root(root, category, loader))

@@ -19,9 +19,15 @@ LOGICAL, STRUCTURAL = "logical_anomalies", "structural_anomalies"
 
 @dataclass(frozen=True)
 class DefectType:
-    """One entry of `defects_config.json`: what a grey value in the masks means.
+    """One entry of ``defects_config.json``: what a grey value in the masks means.
 
-    threshold: a number of pixels, or, if `relative`, a share of the region's area in (0, 1].
+    Attributes
+    ----------
+    name : str
+    grey_value : int
+    threshold : float
+        A number of pixels, or, if `relative`, a share of the region's area in (0, 1].
+    relative : bool
     """
 
     name: str
@@ -43,27 +49,42 @@ class DefectType:
 class MVTecLOCO:
     """One category of MVTec LOCO (Bergmann et al. 2022), or any data in its layout.
 
-    root: the folder that holds the categories; category: such as "breakfast_box". The layout is
-    `<category>/train/good/*.png`, `<category>/validation/good/*.png`,
-    `<category>/test/<good, logical_anomalies or structural_anomalies>/*.png`, for each anomalous image a folder of
-    masks `<category>/ground_truth/<kind>/<name of the image>/000.png`, `001.png`, ..., and
-    `<category>/defects_config.json`.
-
-    `train`, `validation` and `test` are lists of Sample, sorted by path; kind is the folder's name, and `logical` is
-    set for the logical ones. `defects` maps a grey value to its DefectType.
+    The layout is ``<category>/train/good/*.png``, ``<category>/validation/good/*.png``,
+    ``<category>/test/<good, logical_anomalies or structural_anomalies>/*.png``, for each anomalous image a folder of
+    masks ``<category>/ground_truth/<kind>/<name of the image>/000.png``, ``001.png``, ..., and
+    ``<category>/defects_config.json``.
 
     A mask file is one annotated region: every pixel above 0 belongs to it, also those far apart, and their one grey
     value says which defect it is. A sample's `mask` is the union of its files. `regions` has one Region per file, in
-    the order of their names, with the name and the saturation area that `defects_config.json` gives.
+    the order of their names, with the name and the saturation area that ``defects_config.json`` gives.
     Regions may overlap.
 
     What is established: layout, grey values, saturation area and its limits were read in MVTec's evaluation code (in
     copies of it that others publish; they agree). What is not: this loader has been tested on small trees in this
     layout, and not yet on the whole official archive.
 
-    Raises DatasetError where a folder, the masks of an image or a valid config is missing. `mask` and `regions` raise
-    ImageError for a mask that cannot be read or has not the image's size; `regions` also for one without defect
-    pixels or with several grey values, and DatasetError for a grey value that the config does not know.
+    Parameters
+    ----------
+    root : path
+        The folder that holds the categories.
+    category : str
+        Such as "breakfast_box".
+
+    Attributes
+    ----------
+    train, validation, test : list of Sample
+        Sorted by path; kind is the folder's name, and `logical` is set for the logical ones.
+    defects : dict of int to DefectType
+        Maps a grey value to its DefectType.
+
+    Raises
+    ------
+    DatasetError
+        Where a folder, the masks of an image or a valid config is missing. `regions` raises it for a grey value that
+        the config does not know.
+    ImageError
+        From `mask` and `regions`, for a mask that cannot be read or has not the image's size; from `regions` also for
+        one without defect pixels or with several grey values.
     """
 
     def __init__(self, root: str | Path, category: str) -> None:

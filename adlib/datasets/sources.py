@@ -9,10 +9,25 @@ from dataclasses import dataclass
 class Source:
     """What is known about a published data set.
 
-    size (bytes) and sha256 are the archive's; None where the server packs it anew and its bytes may change. For these
-    `files` is a pattern and what `download.hash_files` gives for it. unpacked: more bytes than come out; an estimate.
-    marker: a folder in it by which it is recognised. home: where people get it by hand.
-    unverified: what else we could not check. No address has been tried from here: they are those that others use.
+    No address has been tried from here: they are those that others use.
+
+    Attributes
+    ----------
+    title, url, licence, licence_url, citation : str
+    size : int or None
+        In bytes.
+    sha256 : str or None
+        Like size, the archive's; None where the server packs it anew and its bytes may change.
+    unpacked : int
+        More bytes than come out; an estimate.
+    marker : str
+        A folder in it by which it is recognised.
+    home : str
+        Where people get it by hand.
+    files : (str, str) or None
+        Where size and sha256 are None, a pattern and what `adlib.datasets.download.hash_files` gives for it.
+    unverified : str
+        What else we could not check.
     """
 
     title: str

@@ -19,21 +19,39 @@ COLUMNS = ["object", "split", "label", "image", "mask"]
 class VisA:
     """One object of VisA, such as "candle" or "pcb1".
 
-    root: the folder that holds the objects and `split_csv/`, as the archive unpacks. Each object has
-    `<object>/Data/Images/<Normal or Anomaly>/*.JPG` and `<object>/Data/Masks/Anomaly/*.png`.
-    protocol: which split file says who trains and who tests. "1cls" trains on normal images alone: about 90 % of
-    them. The training images of "2cls_highshot" (60 %) and "2cls_fewshot" (20 %, of which 5 or 10 are then drawn)
-    hold anomalies as well, with label 1: a detector's `fit` refuses these.
-
-    `train` and `test` are lists of Sample in the order of the file; `validation` is empty. kind: "good" or "anomaly".
+    Each object has ``<object>/Data/Images/<Normal or Anomaly>/*.JPG`` and ``<object>/Data/Masks/Anomaly/*.png``.
 
     The surprise is in the masks: they look black, since their values are not 255 but 1 to 9, the number of the kind
     of flaw. Any value above 0 belongs to the mask. `regions` has one Region for each value, its kind "1" to "9". The
     masks were resized once, so a rim of a few pixels may have a wrong number; it belongs to the mask all the same.
 
-    Raises DatasetError where a folder, a split file, a column or an image is not as expected.
-    Source of layout and splits: the repository amazon-science/spot-diff, read there; loaded so far from small trees in
-    that layout, not yet from the archive.
+    Parameters
+    ----------
+    root : path
+        The folder that holds the objects and ``split_csv/``, as the archive unpacks.
+    category : str
+        The object.
+    protocol : str
+        Which split file says who trains and who tests. "1cls" trains on normal images alone: about 90 % of them. The
+        training images of "2cls_highshot" (60 %) and "2cls_fewshot" (20 %, of which 5 or 10 are then drawn) hold
+        anomalies as well, with label 1: a detector's `fit` refuses these.
+
+    Attributes
+    ----------
+    train, test : list of Sample
+        In the order of the file; the kind is "good" or "anomaly".
+    validation : list of Sample
+        Empty.
+
+    Raises
+    ------
+    DatasetError
+        Where a folder, a split file, a column or an image is not as expected.
+
+    References
+    ----------
+    Layout and splits: the repository amazon-science/spot-diff, read there; loaded so far from small trees in that
+    layout, not yet from the archive.
     """
 
     def __init__(self, root: str | Path, category: str, *, protocol: str = "1cls") -> None:

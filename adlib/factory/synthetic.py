@@ -59,10 +59,7 @@ class Pair(NamedTuple):
 class SyntheticFactory:
     """Pictures of one product: `train` and `validation` are good, `test` is good and defective.
 
-    product: "board", "fabric", "kit" or "washer". size: side in pixels. n_train, n_validation: good images.
-    n_test: good test images; n_defect: defective ones of each anomaly type, spread evenly over the type's
-    kinds. All products have structural defects, `kit` has logical anomalies besides. seed: another seed,
-    another factory.
+    All products have structural defects, ``kit`` has logical anomalies besides.
 
     Image i depends on (product, split, kind, i, seed) alone, and not on how many others there are or which were
     made before. Pixel values are multiples of 1/255. The mask of a structural defect is exact: the pixels that
@@ -70,7 +67,28 @@ class SyntheticFactory:
     the gaps between them that are narrower than the product's MASK_GAP; what would be a region below MIN_AREA is
     left as it was. A logical anomaly is annotated as in MVTec LOCO, by one region for each place that is
     wrong, with the area from which on more overlap earns nothing. Outside the mask nothing changes.
-    Raises DatasetError for an unknown product and ValueError for sizes or numbers that make no data set.
+
+    Parameters
+    ----------
+    product : str
+        "board", "fabric", "kit" or "washer".
+    size : int
+        Side in pixels.
+    n_train, n_validation : int
+        Good images.
+    n_test : int
+        Good test images.
+    n_defect : int
+        Defective test images of each anomaly type, spread evenly over the type's kinds.
+    seed : int
+        Another seed, another factory.
+
+    Raises
+    ------
+    DatasetError
+        For an unknown product.
+    ValueError
+        For sizes or numbers that make no data set.
     """
 
     def __init__(
@@ -111,8 +129,22 @@ class SyntheticFactory:
     def pair(self, i: int, kind: str | None = None) -> Pair:
         """Scene i with and without a defect, under the same noise: equal outside the mask.
 
-        The defective image is test image i of that kind. kind: one of `kinds`; by default they take turns.
-        Raises DatasetError for another kind.
+        The defective image is test image i of that kind.
+
+        Parameters
+        ----------
+        i : int
+        kind : str, optional
+            One of ``kinds``; by default they take turns.
+
+        Returns
+        -------
+        Pair
+
+        Raises
+        ------
+        DatasetError
+            For another kind.
         """
         kind = self.kinds[i % len(self.kinds)] if kind is None else kind
         if kind not in self.kinds:
@@ -123,12 +155,28 @@ class SyntheticFactory:
         return Pair(self._expose(good, *identity), self._expose(defective, *identity), self._mask(*identity))
 
     def write(self, folder: str | Path, layout: str = "mvtec_ad") -> Path:
-        """Write all images as PNG to `folder/<product>`, and return that path.
+        """Write all images as PNG to ``folder/<product>``, and return that path.
 
-        layout: "mvtec_ad", one folder per kind and one mask per image; or "mvtec_loco", one folder per anomaly type,
-        one mask per region, and defects_config.json with the kinds and their saturations. `MVTecAD(folder, product)`
-        or `MVTecLOCO(folder, product)` reads the same pixels back. Validation images go to validation/good. A file
-        appears when it is whole. Raises ValueError for another layout and DatasetError for a folder with something in.
+        ``MVTecAD(folder, product)`` or ``MVTecLOCO(folder, product)`` reads the same pixels back. Validation images go
+        to validation/good. A file appears when it is whole.
+
+        Parameters
+        ----------
+        folder : path
+        layout : str
+            "mvtec_ad", one folder per kind and one mask per image; or "mvtec_loco", one folder per anomaly type, one
+            mask per region, and defects_config.json with the kinds and their saturations.
+
+        Returns
+        -------
+        Path
+
+        Raises
+        ------
+        ValueError
+            For another layout.
+        DatasetError
+            For a folder with something in.
         """
         if layout not in LAYOUTS:
             raise ValueError(f"layout is {layout!r}, expected {' or '.join(LAYOUTS)}; choose one of these")
