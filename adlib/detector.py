@@ -101,7 +101,7 @@ class Detector(nn.Module, ABC):
     @property
     @abstractmethod
     def frozen(self) -> nn.Module:
-        """The network that is never trained here: a backbone or a teacher."""
+        """The network that is never trained here, a backbone or a teacher."""
 
     @property
     @abstractmethod

@@ -17,7 +17,18 @@ from torch import Tensor
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Write `tensors` and what JSON can hold of `about` as one safetensors file.
 
-    An interrupted call leaves the old file, or none. Raises FileNotFoundError where the folder is missing.
+    An interrupted call leaves the old file, or none.
+
+    Parameters
+    ----------
+    path : Path
+    tensors : dict of str to Tensor
+    about : dict
+
+    Raises
+    ------
+    FileNotFoundError
+        Where the folder is missing.
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder, expected the one to write {path.name} to; make it "
@@ -35,9 +46,21 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """`about` and the tensors of a file that `write_tensors` wrote; `about` is empty where another program did.
+    """Read a file that `write_tensors` wrote.
 
-    Raises ValueError naming the file where it is not whole or no safetensors file.
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    (dict, dict of str to Tensor)
+        ``about``, which is empty where another program wrote the file, and the tensors.
+
+    Raises
+    ------
+    ValueError
+        Names the file where it is not whole or no safetensors file.
     """
     try:
         with safe_open(path, "pt") as file:

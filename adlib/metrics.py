@@ -74,7 +74,7 @@ def image_aupr(labels: Sequence[int], scores: Sequence[float]) -> float:
 
 
 def f1_max(labels: Sequence[int], scores: Sequence[float]) -> tuple[float, float]:
-    """The largest F1 over all thresholds, and the threshold t of the rule `score >= t` that gives it. Equation (1.7).
+    """The largest F1 over all thresholds, and the threshold t of the rule ``score >= t`` that gives it. Equation (1.7).
 
     It looks at the test labels: an upper limit on what a threshold can reach, not a result that a
     deployed detector would have.
@@ -317,7 +317,7 @@ def image_auroc_interval(
 
 
 def newcombe_interval(auroc: float, positive: int, negative: int, *, confidence: float = 0.95) -> Interval:
-    """The AUROCs θ whose own spread reaches the observed one: |AUROC − θ| ≤ z·√V(θ). Equations (1.11), (1.12).
+    """The AUROCs θ whose own spread reaches the observed one: ``|AUROC − θ| ≤ z·√V(θ)``. Equations (1.11), (1.12).
 
     V(θ) = θ(1−θ)/(n⁺n⁻) · [1 + (n̄−1)·((1−θ)/(2−θ) + θ/(1+θ))], n̄ = (n⁺ + n⁻)/2. Unlike a
     bootstrap it has a width at AUROC = 1.

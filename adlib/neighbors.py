@@ -32,7 +32,7 @@ class Bank:
 def k_nearest(queries: Tensor, bank: Tensor | Bank, k: int = 1) -> tuple[Tensor, Tensor]:
     """The k nearest rows of `bank` for each query, by Euclidean distance. Equation (2.11) at k = 1.
 
-    Neighbours are ranked by q·b − |b|²/2, one matrix product a block, so that near-ties are settled
+    Neighbours are ranked by ``q·b − |b|²/2``, one matrix product a block, so that near-ties are settled
     by float32's rounding. The distances returned are taken from q − b itself: a query that lies in
     the bank, and has no almost equal twin there, has distance exactly 0.
 

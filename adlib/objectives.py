@@ -98,7 +98,19 @@ def _head(sizes: list[int], last_norm: bool) -> nn.Sequential:
 
 
 class SimSiam(nn.Module):
-    """Two views of an image predict each other's projection. Source: Chen and He, CVPR 2021."""
+    """Two views of an image predict each other's projection.
+
+    Parameters
+    ----------
+    encoder : Module
+        Images (B, 3, H, W) to vectors (B, width).
+    width, dimension : int
+        Of the encoder's vectors and of the projections.
+
+    References
+    ----------
+    Chen and He, CVPR 2021.
+    """
 
     def __init__(self, encoder: nn.Module, width: int, dimension: int = 256) -> None:
         super().__init__()
@@ -115,7 +127,19 @@ class SimSiam(nn.Module):
 
 
 class SimCLR(nn.Module):
-    """Each view finds the other view of its image among the batch. Source: Chen et al., ICML 2020."""
+    """Each view finds the other view of its image among the batch.
+
+    Parameters
+    ----------
+    encoder, width, dimension
+        As in `SimSiam`.
+    temperature : float
+        See `nt_xent_loss`.
+
+    References
+    ----------
+    Chen et al., ICML 2020.
+    """
 
     def __init__(self, encoder: nn.Module, width: int, dimension: int = 128, temperature: float = 0.5) -> None:
         super().__init__()
@@ -149,7 +173,23 @@ class MoCo(nn.Module):
 
     The copy follows by W_slow ← κ·W_slow + (1 − κ)·W_trained, equation (3.11), before the keys of a batch are made; its
     statistics of batch normalisation are its own.
-    Source: He et al., CVPR 2020, eq. 1 and 2, with the two-layer head of its second version.
+
+    Parameters
+    ----------
+    encoder, width, dimension
+        As in `SimSiam`.
+    queue : int
+        K, the number of keys in the queue.
+    momentum : float
+        κ.
+    temperature : float
+        See `info_nce_loss`.
+    seed : int
+        Draws the queue's first keys.
+
+    References
+    ----------
+    He et al., CVPR 2020, eq. 1 and 2, with the two-layer head of its second version.
     """
 
     def __init__(self, encoder: nn.Module, width: int, dimension: int = 128, queue: int = 2048,
@@ -181,7 +221,16 @@ class MoCo(nn.Module):
 class Supervised(nn.Module):
     """Labels, and for SPD an auxiliary classifier that tells whether a patch was blended in. Equation (3.12).
 
-    Source: Zou et al. 2022, Section 3.3, for the auxiliary classifier.
+    Parameters
+    ----------
+    encoder, width
+        As in `SimSiam`.
+    classes : int
+        The number of labels.
+
+    References
+    ----------
+    Zou et al. 2022, Section 3.3, for the auxiliary classifier.
     """
 
     def __init__(self, encoder: nn.Module, width: int, classes: int = 2) -> None:

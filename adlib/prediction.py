@@ -95,7 +95,7 @@ class Prediction:
 
     @property
     def targets(self) -> np.ndarray:
-        """The ground truth (N,), int64: 0 normal, 1 anomalous."""
+        """The ground truth (N,), int64; 0 normal, 1 anomalous."""
         return np.array([sample.label for sample in self.samples], np.int64)
 
     @property

@@ -43,12 +43,19 @@ def _stage(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
 
 
 class ResNet18(nn.Module):
-    """ResNet-18 up to `layer3`, with `width` channels in the stem (64 in the paper).
+    """ResNet-18 up to ``layer3``.
 
-    `forward(x (B, 3, H, W), normalised) -> {"layer1": (B, width, H/4, W/4),
-    "layer2": (B, 2·width, H/8, W/8), "layer3": (B, 4·width, H/16, W/16)}`, sizes rounded up.
+    Called with normalised images x (B, 3, H, W), it gives ``{"layer1": (B, width, H/4, W/4), "layer2":
+    (B, 2·width, H/8, W/8), "layer3": (B, 4·width, H/16, W/16)}``, sizes rounded up.
 
-    Source: He et al., Deep Residual Learning for Image Recognition, CVPR 2016.
+    Parameters
+    ----------
+    width : int
+        Channels in the stem (64 in the paper).
+
+    References
+    ----------
+    He et al., Deep Residual Learning for Image Recognition, CVPR 2016.
     """
 
     def __init__(self, width: int = 48) -> None:

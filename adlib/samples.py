@@ -86,7 +86,11 @@ class Sample:
         """The ground truth (H, W), bool, at the image's own size.
 
         All False for a normal image without a mask file; None for an anomalous one that has no mask.
-        Raises ImageError where the mask cannot be read or has not the image's size.
+
+        Raises
+        ------
+        ImageError
+            Where the mask cannot be read or has not the image's size.
         """
         if callable(self.mask_source):
             return self.mask_source()

@@ -109,13 +109,23 @@ def alter(scene: Scene, size: int, kind: str, generator: Generator) -> tuple[Sce
     """Make a wrong kit of a good one: the wrong scene, and a (size, size) bool mask for each annotated region.
 
     Nothing changes outside the masks. What they mark, and what the saturation areas in LOGICAL stand for:
-    missing_part, extra_part: the whole compartment, since the place of the part is open; the smallest that it can be.
-    misplaced: a nut lies in another compartment; both compartments, a region each; the nut.
-    swapped: two compartments have exchanged what is in them; both, a region each; the smallest content, two washers.
-    wrong_part: the place of the part and of the one that should be there, with their shadows; the smaller of them.
-    mismatch: tag and caps differ in colour; both are one region, since either may be the wrong one; two caps, which
-    are smaller than the tag, so that marking one of the two will do.
-    Raises ValueError for a kind that is not in LOGICAL.
+
+    missing_part, extra_part
+        The whole compartment, since the place of the part is open; the smallest that it can be.
+    misplaced
+        A nut lies in another compartment; both compartments, a region each; the nut.
+    swapped
+        Two compartments have exchanged what is in them; both, a region each; the smallest content, two washers.
+    wrong_part
+        The place of the part and of the one that should be there, with their shadows; the smaller of them.
+    mismatch
+        Tag and caps differ in colour; both are one region, since either may be the wrong one; two caps, which are
+        smaller than the tag, so that marking one of the two will do.
+
+    Raises
+    ------
+    ValueError
+        For a kind that is not in LOGICAL.
     """
     if kind not in LOGICAL:
         raise ValueError(f"kind is {kind!r}, expected one of {', '.join(LOGICAL)}; structural defects come from draw")

@@ -95,7 +95,17 @@ class Canvas:
 
     def put(self, compartment: int, part: Part, bend: Callable[[Array, Array], tuple[Array, Array]] | None = None,
             gone: Array | None = None) -> None:
-        """Draw one part with its shadow. bend: changes a and b; gone: (size, size), how much of it is missing."""
+        """Draw one part with its shadow.
+
+        Parameters
+        ----------
+        compartment : int
+        part : Part
+        bend : callable, optional
+            Changes a and b.
+        gone : Array (size, size), optional
+            How much of it is missing.
+        """
         near, a, b, turn = self.around(compartment, part)
         lamp_u, lamp_v = self.lamp
         c, s = np.cos(turn), np.sin(turn)

@@ -1,11 +1,11 @@
 """The synthetic factory: pictures of products that never existed, with exact masks, and nothing to download.
 
-A product is a module with four things: `KINDS`, its structural defects; `make_scene(generator)`, the parameters of
-one good part and its light; `draw(scene, size, kind, generator)`, the noise-free picture of that scene, with a
+A product is a module with four things: `KINDS`, its structural defects; ``make_scene(generator)``, the parameters of
+one good part and its light; ``draw(scene, size, kind, generator)``, the noise-free picture of that scene, with a
 defect in it if one is named; and `MASK_GAP`, the gap in units that masks are closed over.
 
 A product may also have logical anomalies: every part is intact, but their number, place or combination is wrong.
-`LOGICAL` names them, each with its saturation area in square units, and `alter(scene, size, kind, generator)` gives
+`LOGICAL` names them, each with its saturation area in square units, and ``alter(scene, size, kind, generator)`` gives
 the wrong scene and its annotated regions. A logical anomaly is then a correct drawing of a wrong scene.
 
 Sensor noise, masks, splits and files are common to all products and live here.
