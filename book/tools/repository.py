@@ -1,9 +1,7 @@
 """The repository's address and release tag, as `_config.yml` says, and what of a notebook depends on them.
 
-    python book/tools/repository.py    # after an edit of _config.yml: puts them into all notebooks
-
-The owner OWNER stands in until the repository has a public address. Until then a notebook installs the clone
-that it lies in, shows the pictures of this clone, and has no Colab badge.
+`python book/tools/repository.py` puts them into all notebooks, after an edit of _config.yml. The owner OWNER stands in
+until there is a public address. Until then a notebook installs and shows the clone it lies in, and has no Colab badge.
 """
 
 from __future__ import annotations
@@ -23,12 +21,9 @@ PICTURE = re.compile(rf"""(?<=[("'])(?:\.\.|{RAW}(?:/[^/\s]+){{3}})/(book/_stati
 
 
 class Repository(NamedTuple):
-    """Where the project is published: `url` as https://github.com/<owner>/<name>, and the release `tag`.
+    """Where the project is published, and the release. `files`: where a notebook finds them, or in its clone."""
 
-    `files` is where a notebook finds the repository's files: in its clone or, once published, in the network.
-    """
-
-    url: str
+    url: str  # https://github.com/<owner>/<name>
     tag: str
     slug = property(lambda self: self.url.removeprefix("https://github.com/"))
     published = property(lambda self: not self.slug.startswith("OWNER/"))
@@ -64,21 +59,20 @@ def with_local_pictures(source: str) -> str:
 def apply(notebook: nbformat.NotebookNode, name: str, repository: Repository) -> None:
     """Write the address into the notebook `name`, in place: set-up cell, badge, pictures, a line REPOSITORY = "…".
 
-    Colab opens a notebook without the files beside it, and shows neither attachments nor SVG data URIs. So a
-    picture's address is public once there is one; `sanitize` makes GitHub serve an SVG as a picture.
-    ValueError where not exactly one cell has the tag `setup`.
+    Colab opens a notebook without the files beside it, and shows neither attachments nor SVG data URIs. So pictures
+    get a public address, where `sanitize` makes GitHub serve an SVG as one. ValueError without one cell tagged `setup`.
     """
     setup = [cell for cell in notebook.cells if "setup" in cell.metadata.get("tags", [])]
     if len(setup) != 1:
         raise ValueError(f"{name}: expected the tag 'setup' on one code cell, found it on {len(setup)}")
     setup[0].source = setup_cell(repository)
     picture = rf"{repository.files}/\1" + "?sanitize=true" * repository.published
-    address = repository.files if repository.published else "file:.."  # for urlopen
+    address = f'REPOSITORY = "{repository.files if repository.published else "file:.."}"'  # for urlopen
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = PICTURE.sub(picture, BADGE.sub("", cell.source))
         else:
-            cell.source = re.sub(r'^REPOSITORY = ".*"', f'REPOSITORY = "{address}"', cell.source, flags=re.M)
+            cell.source = re.sub(r'^REPOSITORY = ".*"', address, cell.source, flags=re.M)
     if repository.published:
         title, _, rest = notebook.cells[0].source.partition("\n")
         notebook.cells[0].source = f"{title}\n\n{badge(repository, name)}\n{rest}"
