@@ -21,7 +21,7 @@ PICTURE = re.compile(rf"""(?<=[("'])(?:\.\.|{RAW}(?:/[^/\s]+){{3}})/(book/_stati
 
 
 class Repository(NamedTuple):
-    """Where the project is published, and the release. `files`: where a notebook finds them, or in its clone."""
+    """Where the project is published, and which release; `files` is where a notebook finds its files."""
 
     url: str  # https://github.com/<owner>/<name>
     tag: str
