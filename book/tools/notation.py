@@ -1,183 +1,210 @@
 r"""The notation of the book: one symbol, one meaning, in all chapters.
 
-    python book/tools/notation.py            # what is wrong, and what to do about it
-    python book/tools/notation.py --symbols  # every symbol of the chapters, and in which sections it stands
-    python book/tools/notation.py --accept   # writes the last column of all rows anew, once you have looked
+book/notation.md has one row for each meaning. `python book/tools/notation.py` reads the symbols out of the
+mathematics of all notebooks and pages, and says where text and table do not fit together. No program can read
+what a symbol means. But each row names its chapters, and a chapter that is not named is an error: whoever
+writes a symbol into a new chapter has to look at its row first.
 
-book/notation.md has one row for each meaning. This module reads the symbols out of the mathematics of
-all notebooks and of the pages of book/, and `problems` says where text and table do not fit together. No
-program can read what a symbol means. But each row names its chapters, and a chapter that is not named is
-an error: whoever writes a symbol into a new chapter has to look at its row first.
+A symbol is a letter, a Greek letter, a letter in another font, or an upright name, with what belongs to its
+identity: an accent, a star, a plus or a minus, a prime, a label in upright letters. Powers and running indices
+do not: `x_i^2` is the symbol x, and the index i is a symbol of its own.
 """
 
 from __future__ import annotations
 
 import re
 import sys
+from collections import deque
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import nbformat
+from pylatexenc.latexwalker import LatexCharsNode, LatexGroupNode, LatexMacroNode, LatexNode, LatexWalker
+from pylatexenc.macrospec import LatexContextDb, MacroSpec
 
-from latex_symbols import Symbol, keys, mathematics, symbols
 from repository import ROOT
 
 PAGE = Path("book") / "notation.md"
-# A cell with this tag quotes another text in that text's own symbols. Its mathematics is left out.
+# A cell with this tag, or a piece of a page between these comments, quotes another text in that text's own symbols.
 QUOTED = "other-notation"
+QUOTATION = re.compile(rf"<!-- {QUOTED} -->.*?(<!-- /{QUOTED} -->|\Z)", re.S)
+CODE = re.compile(r"^(`{3,}|~{3,}).*?^\1`*\s*$|(`+)(?!`).*?(?<!`)\2(?!`)", re.S | re.M)
+FORMULA = re.compile(r"(?<!\\)\$\$(.+?)(?<!\\)\$\$|(?<![\\$])\$(?!\s)([^$]+?)(?<![\s\\])\$(?!\d)", re.S)
 SECTION = re.compile(r"^##\s+(\d+\.\d+)\s", re.M)
 WHERE = re.compile(r"\d+(\.\d+)?(, \d+)*")
 COLUMNS = ("symbol", "meaning", "shape or range", "in the code", "where")
+GREEK = set("alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi pi rho "
+            "sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega ell".split())
+ACCENTS = {"hat": "hat", "widehat": "hat", "bar": "bar", "overline": "bar", "tilde": "tilde", "widetilde": "tilde"}
+FONTS = {"mathcal", "mathbb", "mathbf", "boldsymbol", "mathfrak", "mathsf"}
+UPRIGHT = {"text", "textrm", "mathrm", "operatorname"}
+FUNCTIONS = {"d", "argmin", "argmax", "diag", "mod"}  # upright, but of all mathematics
+# The argument of these holds no symbol. Those of a macro that is not named here are read as groups that follow it.
+SKIPPED = {"tag", "label", "hspace", "phantom", "color"}
+MACROS, READ = LatexContextDb(), [MacroSpec(name, "*{") for name in (*ACCENTS, *FONTS, *UPRIGHT, *SKIPPED)]
+MACROS.add_context_category("book", macros=[MacroSpec("\\", "["), *READ])
+MACROS.set_unknown_macro_spec(MacroSpec("", ""))
 
 
 class Row(NamedTuple):
-    """A row of the table: its `symbols` as written, its cell `where`, and the line of the page."""
+    """A row of the table: the keys of its symbols, its cell `where`, and the line of the page."""
 
-    symbols: tuple[str, ...]
+    keys: tuple[str, ...]
     where: str
     line: int
 
 
 class Use(NamedTuple):
-    """A symbol in the text. `source` is notebook and cell, or a page; `chapter` is None for a page."""
+    """A symbol in the text: its key, what is `written`, notebook and cell or a page; `chapter` is "" for a page."""
 
-    symbol: Symbol
+    key: str
+    written: str
     source: str
-    chapter: int | None
+    chapter: str
     section: str
 
 
-def cells_of(line: str) -> list[str]:
-    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))]
+def mathematics(markdown: str) -> list[str]:
+    """The formulas of a Markdown text, $…$ and $$…$$, without those in code or quoted."""
+    return [display or inline for display, inline in FORMULA.findall(CODE.sub("", QUOTATION.sub("", markdown)))]
+
+
+def symbols(formula: str, known: Container[str] | None = ()) -> list[tuple[str, str]]:
+    r"""The symbols of a formula, those of its indices too: the key that names each, and what is written.
+
+    Where the whole, as \sigma_c, is in `known`, it is one symbol; otherwise \sigma, with c as its running index.
+    With `known=None` every symbol is taken whole.
+    """
+    def read(some: list[LatexNode]) -> Iterator[tuple[str, str]]:
+        nodes = deque(atoms(some))
+        while nodes:
+            node = end = nodes.popleft()
+            key, scripts, indices = base(node), {}, []
+            while key and nodes and (mark := text_of(nodes[0])) in ("^", "_", "'"):
+                end = nodes.popleft()
+                if mark == "'":
+                    key += mark
+                elif nodes:
+                    end = scripts[mark] = nodes.popleft()
+            for mark, script in sorted(scripts.items()):  # "^" before "_"
+                name = label(text_of(script))
+                whole = f"{key}{mark}{name or text_of(script)}"
+                if name or known is None or whole in known:
+                    key = whole
+                else:
+                    indices.append(script)
+            if key:
+                yield key, formula[node.pos:end.pos + end.len].strip()
+                yield from read(indices)
+            else:
+                yield from read(getattr(node, "nodelist", []))  # a group or an environment
+
+    return list(read(LatexWalker(formula, latex_context=MACROS).get_latex_nodes()[0]))
+
+
+def atoms(nodes: list[LatexNode]) -> Iterator[LatexNode]:
+    """The nodes with text taken apart into its characters, without blanks."""
+    for node in nodes:
+        if isinstance(node, LatexCharsNode):
+            yield from (LatexCharsNode(parsing_state=node.parsing_state, pos=node.pos + i, len=1, chars=character)
+                        for i, character in enumerate(node.chars) if not character.isspace())
+        else:
+            yield node
+
+
+def text_of(node: LatexNode) -> str:
+    """What stands in the formula, without blanks and without the braces of a group."""
+    text = re.sub(r"\s+", "", node.latex_verbatim())
+    return text[1:-1] if isinstance(node, LatexGroupNode) else text
+
+
+def base(node: LatexNode) -> str:
+    r"""The symbol that a node is, without scripts; "" for signs, numbers, functions, and prose in \text."""
+    if not isinstance(node, LatexMacroNode):
+        return node.chars if isinstance(node, LatexCharsNode) and node.chars.isalpha() else ""
+    name, argument = node.macroname, (getattr(node.nodeargd, "argnlist", None) or [None])[-1]
+    if argument is None:
+        return f"\\{name}" if name in GREEK else ""
+    if name in ACCENTS:
+        inner = next(atoms(getattr(argument, "nodelist", [argument])), argument)
+        return f"\\{ACCENTS[name]}{{{base(inner) or text_of(argument)}}}"
+    if name in FONTS:
+        return f"\\{name}{{{text_of(argument)}}}"
+    word = re.sub(r"\\(?!_)([A-Za-z]+|.)", "", text_of(argument)) if name in UPRIGHT else ""
+    prose = name.startswith("text") and not any(letter.isupper() for letter in word)
+    return f"[{word}]" if word and word not in FUNCTIONS and not prose else ""
+
+
+def label(script: str) -> str:
+    """What a script adds to a symbol's identity: a star, a sign, an upright word; "" for anything else."""
+    if upright := re.fullmatch(rf"\\(?:{'|'.join(UPRIGHT)})\*?\{{([^{{}}]*)\}}", script):
+        return upright[1]
+    # A word in italics, as in L_{SPD}, has two letters or more and begins with a capital.
+    return script if re.fullmatch(r"[*+-]|\\pm|\\max|[A-Z][A-Za-z]+", script) else ""
 
 
 def read_rows(root: Path = ROOT) -> list[Row]:
     """The rows of all tables of the page whose first column is called "symbol". ValueError for a malformed row."""
     rows, inside = [], False
     for number, line in enumerate((root / PAGE).read_text(encoding="utf-8").splitlines(), 1):
-        cells = cells_of(line) if line.startswith("|") else []
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip("| "))] if line.startswith("|") else []
         if not cells or cells[0] == COLUMNS[0]:
             inside = bool(cells)
-            continue
-        if not inside or set(line) <= set("|-: "):
-            continue
-        written = [key for formula in mathematics(cells[0]) for key in keys(formula)]
-        if len(cells) != len(COLUMNS) or not written or not WHERE.fullmatch(cells[-1]):
-            raise ValueError(f"{PAGE}, line {number}: expected {len(COLUMNS)} columns ({', '.join(COLUMNS)}), symbols "
-                             'between dollar signs in the first, and in the last "2.4" or "2.4, 3, 5": the section '
-                             "where the symbol first stands, then the other chapters that use it")
-        rows.append(Row(tuple(written), cells[-1], number))
+        elif inside and not set(line) <= set("|-: "):
+            parts = [part for formula in mathematics(cells[0]) for part in re.split(r",\s+", formula)]
+            keys = tuple(key for part in parts for key, _ in symbols(part, None)[:1])
+            if len(cells) != len(COLUMNS) or not keys or not WHERE.fullmatch(cells[-1]):
+                raise ValueError(f"{PAGE}, line {number}: expected {len(COLUMNS)} columns ({', '.join(COLUMNS)}), "
+                                 'symbols between dollar signs in the first, and in the last "2.4" or "2.4, 3, 5": '
+                                 "the section where the symbol first stands, then the other chapters that use it")
+            rows.append(Row(keys, cells[-1], number))
     return rows
 
 
-def read_uses(root: Path, known: set[str]) -> list[Use]:
-    """Every symbol of the mathematics of notebooks/*.ipynb and book/*.md, in the order of the chapters."""
+def read_uses(root: Path, known: Container[str]) -> list[Use]:
+    """Every symbol of the mathematics of the notebooks, in the order of the chapters, then of the pages."""
     found = []
-    notebooks = sorted((root / "notebooks").glob("*.ipynb"), key=lambda path: (chapter_of(path), path.name))
-    for path in notebooks:
-        chapter, section = chapter_of(path), str(chapter_of(path))
+    for path in sorted((root / "notebooks").glob("*.ipynb")):
+        chapter = section = str(int(path.name.partition("_")[0]))  # a ValueError shows a name without a number
         for number, cell in enumerate(nbformat.read(path, as_version=4).cells):
-            if cell.cell_type != "markdown":
-                continue
-            source = f"{path.name}, cell {number} ({cell.get('id', 'no id')})"
             # The text before the first heading of the cell belongs to the section before.
-            first, *others = SECTION.split(cell.source)
+            first, *others = SECTION.split(cell.source) if cell.cell_type == "markdown" else [""]
             for name, text in [(section, first), *zip(others[::2], others[1::2], strict=True)]:
                 section = name
                 if QUOTED not in cell.metadata.get("tags", []):
-                    found += [Use(s, source, chapter, section) for f in mathematics(text) for s in symbols(f, known)]
-    for path in sorted((root / "book").glob("*.md")):
-        formulas = mathematics(path.read_text(encoding="utf-8"))
-        found += [Use(s, f"book/{path.name}", None, "") for formula in formulas for s in symbols(formula, known)]
-    return found
-
-
-def chapter_of(path: Path) -> int:
-    """The number at the beginning of a notebook's name. ValueError without one."""
-    match = re.match(r"(\d+)_", path.name)
-    if not match:
-        raise ValueError(f"notebooks/{path.name}: expected a name that begins with the chapter's number, as 02_…")
-    return int(match[1])
-
-
-def where_used(uses: list[Use], written: tuple[str, ...]) -> str:
-    """What the last column of a row has to say: section of the first use, then the other chapters; "" if unused."""
-    mine = [use for use in uses if use.chapter is not None and use.symbol.key in written]
-    if not mine:
-        return ""
-    others = dict.fromkeys(str(use.chapter) for use in mine if use.chapter != mine[0].chapter)
-    return ", ".join([mine[0].section, *others])
+                    found += [Use(*symbol, f"{path.name}, cell {number} ({cell.get('id', 'no id')})", chapter, section)
+                              for formula in mathematics(text) for symbol in symbols(formula, known)]
+    return found + [Use(*symbol, f"book/{path.name}", "", "") for path in sorted((root / "book").glob("*.md"))
+                    for formula in mathematics(path.read_text(encoding="utf-8")) for symbol in symbols(formula, known)]
 
 
 def problems(root: Path = ROOT) -> list[str]:
     """Where the text and the table do not fit together, one sentence each with what to do."""
-    rows = read_rows(root)
-    first: dict[str, Row] = {}
-    found = []
+    rows, first, found = read_rows(root), {}, []
     for row in rows:
-        for key in row.symbols:
-            if key in first:
-                found.append(f"{PAGE}, line {row.line}: {key} has a row already, in line {first[key].line}; "
-                             "give one of the two meanings another symbol")
-            first.setdefault(key, row)
-    uses = read_uses(root, set(first))
-    unknown: dict[tuple[str, str], Use] = {}
-    for use in uses:
-        if use.symbol.key not in first:
-            unknown.setdefault((use.source, use.symbol.key), use)
-    for use in unknown.values():
-        found.append(f"{use.source}: {use.symbol.written} is not in {PAGE}; write it with the symbol that the table "
-                     f"has for it, or add a row for {use.symbol.key}")
-    return found + [problem for row in rows if (problem := problem_of(row, uses))]
-
-
-def problem_of(row: Row, uses: list[Use]) -> str:
-    """What is wrong with a row, seen from the text: nobody uses it, or it stands elsewhere than the row says."""
-    used = {use.symbol.key for use in uses if use.chapter is not None}
-    dead = [key for key in row.symbols if key not in used]
-    if dead:
-        return f"{PAGE}, line {row.line}: no chapter uses {', '.join(dead)}; take it out of the row"
-    actual = where_used(uses, row.symbols)
-    if actual == row.where:
-        return ""
-    named = {part.split(".")[0] for part in row.where.split(", ")}
-    example = next((use for use in uses if use.symbol.key in row.symbols and use.chapter is not None
-                    and str(use.chapter) not in named), None)
-    hint = f" ({example.source}, has {example.symbol.written})" if example else ""
-    return (f"{PAGE}, line {row.line}: {', '.join(row.symbols)} stands in {actual}, the row says {row.where}{hint}; "
-            f'if it means there what the row says, write "{actual}", else give it another symbol')
-
-
-def accept(root: Path = ROOT) -> None:
-    """Write into the last column of every row where its symbols stand."""
-    rows = read_rows(root)
-    uses = read_uses(root, {key for row in rows for key in row.symbols})
-    lines = (root / PAGE).read_text(encoding="utf-8").splitlines()
+        found += [f"{PAGE}, line {row.line}: {key} has a row already, in line {first[key].line}; give one of the two "
+                  "meanings another symbol" for key in row.keys if first.setdefault(key, row) is not row]
+    uses = read_uses(root, first)
+    found += [f"{use.source}: {use.written} is not in {PAGE}; write it with the symbol that the table has for it, or "
+              f"add a row for {use.key}"
+              for use in {(use.source, use.key): use for use in uses if use.key not in first}.values()]
     for row in rows:
-        where = where_used(uses, row.symbols) or row.where
-        lines[row.line - 1] = re.sub(r"\|[^|]*\|\s*$", lambda _, new=where: f"| {new} |", lines[row.line - 1])
-    (root / PAGE).write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def inventory(root: Path = ROOT) -> str:
-    """Every symbol of the chapters with the sections in which it stands, for whoever edits the table."""
-    known = {key for row in read_rows(root) for key in row.symbols} if (root / PAGE).is_file() else set()
-    places: dict[str, dict[str, None]] = {}
-    for use in read_uses(root, known):
-        places.setdefault(use.symbol.key, {})[use.section or use.source] = None
-    return "\n".join(f"{key:24} {' '.join(places[key])}" for key in sorted(places, key=str.casefold))
-
-
-def main() -> None:
-    if sys.argv[1:] == ["--symbols"]:
-        print(inventory())
-        return
-    if sys.argv[1:] == ["--accept"]:
-        accept()
-    found = problems()
-    print("\n".join(found) or f"{PAGE} and the chapters fit together")
-    sys.exit(1 if found else 0)
+        mine = [use for use in uses if use.chapter and use.key in row.keys]
+        if dead := set(row.keys) - {use.key for use in mine}:
+            found.append(f"{PAGE}, line {row.line}: no chapter uses {', '.join(dead)}; take it out of the row")
+            continue
+        actual = ", ".join([mine[0].section, *dict.fromkeys(u.chapter for u in mine if u.chapter != mine[0].chapter)])
+        if actual != row.where:
+            new = [f" ({use.source}, has {use.written})" for use in mine
+                   if use.chapter not in re.findall(r"(?:^| )(\d+)", row.where)]
+            found.append(f"{PAGE}, line {row.line}: {', '.join(row.keys)} stands in {actual}, the row says {row.where}"
+                         f"{new[0] if new else ''}; if it means there what the row says, write \"{actual}\", else "
+                         "give it another symbol")
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    problem = "\n".join(problems())
+    print(problem or f"{PAGE} and the chapters fit together")
+    sys.exit(bool(problem))

@@ -13,7 +13,6 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
@@ -22,22 +21,9 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import build
-import repository
 import results
 from adlib.factory.synthetic import PRODUCTS, VERSION
-from repository import (
-    ROOT,
-    Repository,
-    badge,
-    checked,
-    disagreements,
-    picture,
-    read_repository,
-    rewritten,
-    setup_cell,
-    with_local_pictures,
-    with_pictures,
-)
+from repository import ROOT, badge, read_repository
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
@@ -99,10 +85,6 @@ def test_every_imported_package_is_required() -> None:
     assert needed <= declared, needed - declared
 
 
-def test_version_is_said_once() -> None:
-    assert read_repository().tag == f"v{PROJECT['version']}"
-
-
 # ------------------------------------------------------------------ licences
 
 
@@ -114,128 +96,6 @@ def test_version_is_said_once() -> None:
 def test_licence_texts_are_whole(name: str, words: list[str]) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     assert all(word in text for word in words) and len(text) > 10_000
-
-
-# ------------------------------------------------------------------ one address
-
-
-def test_every_address_agrees() -> None:
-    assert disagreements() == []
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """A small copy of everything that names the repository, with one notebook."""
-    for name in ("_config.yml", "pyproject.toml", "environment.yml"):
-        shutil.copy(ROOT / name, tmp_path / name)
-    (tmp_path / "book").mkdir()
-    (tmp_path / "notebooks").mkdir()
-    here = read_repository()
-    (tmp_path / "README.md").write_text(
-        f"{badge(here, '02_a.ipynb')}\n\nSource: <{here.url}>. Clone {here.url}.git, "
-        f"read {here.url}/blob/{here.tag}/x.md, pip install git+{here.url}@{here.tag} or [raw]"
-        f"(https://raw.githubusercontent.com/{here.slug}/{here.tag}/a.png). Not ours: "
-        f"https://github.com/amazon-science/patchcore-inspection, {here.url}-extra, {here.url}.js.\n"
-    )
-    (tmp_path / "book" / "index.md").write_text(f"See [the code]({here.url}/tree/{here.tag}/adlib).\n")
-    (tmp_path / "book" / "_static").mkdir()
-    (tmp_path / "book" / "_static" / "a.svg").write_text("<svg/>")
-    address = picture(here, "book/_static/a.svg")
-    shown = f'![two (2)]({address}) <img src="{address}" width="9">'
-    cells = [new_markdown_cell(f"{badge(here, '02_a.ipynb')}\n\n{shown}"), new_code_cell(setup_cell(here))]
-    nbformat.write(new_notebook(cells=cells), tmp_path / "notebooks" / "02_a.ipynb")
-    assert disagreements(tmp_path) == []
-    return tmp_path
-
-
-NEW = Repository("https://github.com/new-owner/defects-book", "v0.2.0")
-
-
-def test_set_repository_rewrites_everything(tree: Path) -> None:
-    old = read_repository(tree)
-    changed = {path.relative_to(tree).as_posix() for path in repository.set_repository(tree, NEW)}
-    assert changed == {"_config.yml", "pyproject.toml", "README.md", "book/index.md", "notebooks/02_a.ipynb"}
-    assert read_repository(tree) == NEW and disagreements(tree) == []
-    cells = nbformat.read(tree / "notebooks" / "02_a.ipynb", as_version=4).cells
-    shown = "https://raw.githubusercontent.com/new-owner/defects-book/v0.2.0/book/_static/a.svg?sanitize=true"
-    assert cells[0].source == f'{badge(NEW, "02_a.ipynb")}\n\n![two (2)]({shown}) <img src="{shown}" width="9">'
-    assert cells[1].source == setup_cell(NEW)
-    text = (tree / "README.md").read_text()
-    assert "https://github.com/amazon-science/patchcore-inspection" in text
-    assert f"{old.url}-extra, {old.url}.js" in text
-    for line in (f"<{NEW.url}>", f"{NEW.url}.git", f"{NEW.url}/blob/v0.2.0/x.md", f"git+{NEW.url}@v0.2.0",
-                 f"raw.githubusercontent.com/{NEW.slug}/v0.2.0/a.png"):
-        assert line in text
-    assert repository.set_repository(tree, NEW) == []
-    repository.set_repository(tree, old)
-    assert disagreements(tree) == [] and read_repository(tree) == old
-
-
-def test_set_repository_after_an_edit_by_hand(tree: Path) -> None:
-    config = tree / "_config.yml"
-    old = read_repository(tree)
-    config.write_text(config.read_text().replace(old.url, NEW.url).replace(f"branch: {old.tag}", f"branch: {NEW.tag}"))
-    assert disagreements(tree)
-    repository.set_repository(tree, read_repository(tree))
-    assert read_repository(tree) == NEW and disagreements(tree) == []
-
-
-@pytest.mark.parametrize(("name", "old", "new"), [
-    ("notebooks/02_a.ipynb", "colab.research.google.com/github/", "colab.research.google.com/github/x"),
-    ("notebooks/02_a.ipynb", "git+https://github.com/", "git+https://github.com/x"),
-    ("notebooks/02_a.ipynb", "@v", "@v9"),
-    ("notebooks/02_a.ipynb", "](../book/_static/", "](https://raw.githubusercontent.com/x/y/v9/book/_static/"),
-    ("notebooks/02_a.ipynb", "](../book/_static/a.svg", "](../book/_static/b.svg"),
-    ("notebooks/02_a.ipynb", "](../book/_static/a.svg", "](attachment:a.svg"),
-    ("notebooks/02_a.ipynb", "](../book/_static/a.svg", "](../pictures/a.svg"),
-    ("README.md", "/blob/v", "/blob/v9"),
-    ("book/index.md", "/tree/v", "/tree/v9"),
-    ("pyproject.toml", 'Repository = "https://github.com/', 'Repository = "https://github.com/x'),
-])
-def test_each_disagreement_is_seen(tree: Path, name: str, old: str, new: str) -> None:
-    text = (tree / name).read_text()
-    assert old in text
-    (tree / name).write_text(text.replace(old, new))
-    assert any(problem.startswith(name) for problem in disagreements(tree))
-
-
-@pytest.mark.parametrize(("url", "tag"), [
-    ("github.com/a/b", "v1"), ("https://example.org/a/b", "v1"), ("https://github.com/a", "v1"),
-    ("https://github.com/a/b", ""), ("https://github.com/a/b", "v 1"), ('https://github.com/a/b"', "v1"),
-])
-def test_unusable_addresses_are_refused(url: str, tag: str) -> None:
-    with pytest.raises(ValueError, match="expected"):
-        checked(url, tag)
-
-
-def test_address_is_tidied() -> None:
-    assert checked("https://github.com/a/b.git", "v1") == checked("https://github.com/a/b/", "v1")
-
-
-OWNERLESS = Repository("https://github.com/OWNER/adlib", "v0.1.0")
-
-
-def test_pictures_are_public_where_there_is_an_owner() -> None:
-    """Relative before: a stranger may own the account that the stand-in names."""
-    raw = "https://raw.githubusercontent.com/new-owner/defects-book/v0.2.0/book/_static"
-    assert picture(NEW, "book/_static/a.svg") == f"{raw}/a.svg?sanitize=true"
-    assert picture(NEW, "book/_static/b.jpg") == f"{raw}/b.jpg"
-    assert picture(OWNERLESS, "book/_static/a.svg") == "../book/_static/a.svg"
-
-
-def test_pictures_are_found_in_any_form() -> None:
-    relative = "![a](../book/_static/a.svg) ![b](../book/_static/b.jpg 'b') and `../book/_static/c.svg`, <../x.svg>"
-    public = with_pictures(relative, NEW)
-    assert f"]({picture(NEW, 'book/_static/a.svg')})" in public
-    assert f"]({picture(NEW, 'book/_static/b.jpg')} 'b')" in public
-    assert public.endswith("and `../book/_static/c.svg`, <../x.svg>") and with_pictures(public, NEW) == public
-    assert with_pictures(public, OWNERLESS) == relative == with_local_pictures(public) == with_local_pictures(relative)
-    in_json = json.dumps('<img src="../book/_static/a.svg">')
-    assert json.loads(with_pictures(in_json, NEW)) == f'<img src="{picture(NEW, "book/_static/a.svg")}">'
-
-
-def test_rewriting_knows_the_end_of_a_sentence() -> None:
-    assert rewritten("at https://github.com/a/b.", "https://github.com/a/b", NEW) == f"at {NEW.url}."
 
 
 # ------------------------------------------------------------------ the book

@@ -1,4 +1,4 @@
-"""The equation ledger: its tools on small made-up trees, then the real notebooks and tests."""
+"""The equation ledger: its tools on a small made-up tree, then the real notebooks and tests."""
 
 from __future__ import annotations
 
@@ -12,116 +12,68 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from ledger import page, problems, read_equations, read_tests
 from repository import ROOT
 
-GOOD_TEST = '''
-from equations import equation
-
+TEXT = "$$ a = b \\tag{2.1} $$\n\nand\n\n$$\n\\begin{aligned} c &= d \\\\ &= e \\end{aligned} \\tag{2.2}\n$$"
+TESTS = '''
 @equation("2.1", function="ledger_sample.first")
-def test_first():
-    pass
+def test_first(): ...
 
 @equation("2.2", function="ledger_sample.Thing.second")
-def test_second():
-    pass
+def test_second(): ...
 '''
 
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A tree that is in order: two equations, two tests, and a library that names the equations."""
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "tests" / "equations").mkdir(parents=True)
-    (tmp_path / "ledger_sample.py").write_text(
-        'def first():\n    """Equation (2.1)."""\n\n'
-        'class Thing:\n    def second(self):\n        """Eq. (2.2), and (2.3)."""\n'
-    )
+    """The folder of a library that names the equations; see `write` for the rest."""
+    (tmp_path / "ledger_sample.py").write_text('def first():\n    """Equation (2.1)."""\n\nclass Thing:\n'
+                                               '    def second(self):\n        """Eq. (2.2), and (2.3)."""\n')
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "ledger_sample", raising=False)
-    chapter(tmp_path, "$$ a = b \\tag{2.1} $$\n\nand\n\n"
-                      "$$\n\\begin{aligned} c &= d \\\\ &= e \\end{aligned} \\tag{2.2}\n$$")
-    write_tests(tmp_path, GOOD_TEST)
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "tests" / "equations").mkdir(parents=True)
     return tmp_path
 
 
-def chapter(tree: Path, text: str, name: str = "02_small.ipynb") -> None:
-    code = new_code_cell('label = r"\\tag{9.9}"  # not an equation: only text counts')
-    nbformat.write(new_notebook(cells=[new_markdown_cell(text), code]), tree / "notebooks" / name)
+def write(tree: Path, text: str = TEXT, tests: str = TESTS, chapter: str = "02_small", name: str = "test_a.py") -> None:
+    cells = [new_markdown_cell(text), new_code_cell('label = r"\\tag{9.9}"  # not an equation: only text counts')]
+    nbformat.write(new_notebook(cells=cells), tree / "notebooks" / f"{chapter}.ipynb")
+    (tree / "tests" / "equations" / name).write_text(tests)
 
 
-def write_tests(tree: Path, source: str, name: str = "test_small.py") -> None:
-    (tree / "tests" / "equations" / name).write_text(source)
-
-
-def found(tree: Path) -> list[str]:
-    return problems(read_equations(tree), read_tests(tree))
-
-
-def test_a_tree_in_order(tree: Path) -> None:
-    assert [equation.tag for equation in read_equations(tree)] == ["2.1", "2.2"]
-    assert found(tree) == []
-
-
-def test_tag_without_test(tree: Path) -> None:
-    chapter(tree, "$$ f \\tag{2.3} $$", "02_more.ipynb")
-    (problem,) = found(tree)
-    assert "(2.3)" in problem and "no test" in problem
-
-
-def test_test_without_tag(tree: Path) -> None:
-    chapter(tree, "$$ a = b \\tag{2.1} $$")
-    (problem,) = found(tree)
-    assert "test_second" in problem and "no notebook has an equation (2.2)" in problem
-
-
-def test_duplicate_tag(tree: Path) -> None:
-    chapter(tree, "$$ a \\tag{2.1} $$ $$ b \\tag{2.2} $$ $$ c \\tag{2.1} $$")
-    (problem,) = found(tree)
-    assert "(2.1)" in problem and "taken" in problem
-
-
-def test_tag_of_another_chapter(tree: Path) -> None:
-    chapter(tree, "$$ a \\tag{2.1} $$ $$ b \\tag{2.2} $$", "03_small.ipynb")
-    (tree / "notebooks" / "02_small.ipynb").unlink()
-    assert len(found(tree)) == 2 and all("expected a number 3.1" in problem for problem in found(tree))
-
-
-def test_tag_outside_an_equation(tree: Path) -> None:
-    chapter(tree, "$$ a \\tag{2.1} $$ and \\tag{2.2}")
-    (problem,) = found(tree)
-    assert "outside" in problem
-
-
-def test_docstring_that_does_not_name_the_equation(tree: Path) -> None:
-    write_tests(tree, GOOD_TEST.replace("ledger_sample.first", "ledger_sample.Thing.second"))
-    (problem,) = found(tree)
-    assert "docstring of ledger_sample.Thing.second does not name equation (2.1)" in problem
-
-
-@pytest.mark.parametrize("name", ["ledger_sample.third", "ledger_sample.Thing.third", "no_such_package_xyz.f"])
-def test_function_that_does_not_exist(tree: Path, name: str) -> None:
-    write_tests(tree, GOOD_TEST.replace("ledger_sample.first", name))
-    (problem,) = found(tree)
-    assert f"no function {name}" in problem
-
-
-@pytest.mark.parametrize(("source", "name"), [
-    (GOOD_TEST.replace("def test_first", "def first"), "test_small.py"),
-    (GOOD_TEST, "helpers.py"),
-    (GOOD_TEST.replace('"2.1"', "TAG"), "test_small.py"),
-    (GOOD_TEST.replace(', function="ledger_sample.first"', ""), "test_small.py"),
+@pytest.mark.parametrize(("changed", "expected"), [
+    ({"text": TEXT + "\n\n$$ f \\tag{2.3} $$"}, ["(2.3) of 02_small: no test"]),
+    ({"text": "$$ a = b \\tag{2.1} $$"}, ["test_a.py::test_second: no notebook has an equation (2.2)"]),
+    ({"text": TEXT + "\n\n$$ f \\tag{2.1} $$"}, ["(2.1) of 02_small: the number is taken"]),
+    ({"chapter": "03_small"}, ["(2.1) of 03_small: expected a number 3.1", "(2.2) of 03_small: expected a number 3.1"]),
+    ({"text": "$$ a \\tag{2.1} $$ and \\tag{2.2}"}, ["(2.2) of 02_small: stands outside"]),
+    ({"tests": TESTS.replace("first\"", "Thing.second\"")}, ["docstring of ledger_sample.Thing.second does not name"]),
+    *(({"tests": TESTS.replace("ledger_sample.first", name)}, [f"test_first: there is no function {name}"])
+      for name in ("ledger_sample.third", "ledger_sample.Thing.third", "no_such_package_xyz.f")),
 ])
-def test_mark_that_would_not_be_run_or_read(tree: Path, source: str, name: str) -> None:
-    write_tests(tree, source, name)
+def test_what_does_not_fit_is_named(tree: Path, changed: dict[str, str], expected: list[str]) -> None:
+    write(tree, **changed)
+    found = problems(read_equations(tree), read_tests(tree))
+    assert len(found) == len(expected) and all(part in problem for part, problem in zip(expected, found, strict=True))
+
+
+@pytest.mark.parametrize(("old", "new", "name"), [
+    ("def test_first", "def first", "test_a.py"), ("def test_first()", "class test_first", "test_a.py"),
+    ("", "", "other.py"), ('"2.1"', "TAG", "test_a.py"), (', function="ledger_sample.first"', "", "test_a.py"),
+])
+def test_a_mark_that_would_not_be_run_or_read(tree: Path, old: str, new: str, name: str) -> None:
+    write(tree, tests=TESTS.replace(old, new), name=name)
     with pytest.raises(ValueError, match=name):
         read_tests(tree)
 
 
-def test_page(tree: Path) -> None:
-    text = page(read_equations(tree), read_tests(tree))
-    assert "**(2.1)**" in text and "a = b" in text and "\\tag" not in text
-    assert "- `ledger_sample.first`, tested by `tests/equations/test_small.py::test_first`" in text
+def test_a_tree_in_order_and_its_page(tree: Path) -> None:
+    write(tree)
+    equations, tests = read_equations(tree), read_tests(tree)
+    assert [equation.tag for equation in equations] == ["2.1", "2.2"] and problems(equations, tests) == []
+    entry = "**(2.1)**\n\n$$\na = b\n$$\n\n- `ledger_sample.first`, tested by `tests/equations/test_a.py::test_first`"
+    assert entry in page(equations, tests)
 
 
 def test_the_chapters_equations_and_tests_fit() -> None:
     equations = read_equations(ROOT)
-    assert equations, "no chapter has a numbered equation"
-    assert problems(equations, read_tests(ROOT)) == []
+    assert equations and problems(equations, read_tests(ROOT)) == []
