@@ -1,6 +1,6 @@
 """Compare candidates for the shipped backbone by PatchCore, on what may be used for choosing, and write JSON.
 
-    python benchmarks/backbones.py --tiles DATA/magnetic_tile \\
+    python -m benchmarks.accuracy.backbones --tiles DATA/magnetic_tile \\
         --candidate "version 1" v1.safetensors --candidate "photographs" runs/photographs/backbone.safetensors
 
 Two measurements for each candidate, both with PatchCore's defaults at `--image-size`: image AUROC on the four
@@ -14,25 +14,21 @@ candidate; one that is in it already is not measured again.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
-import os
-import platform
 import statistics
 import time
-from importlib import metadata
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 
 from adlib import PatchCore
-from adlib.datasets import SyntheticFactory, in_memory, open_dataset
+from adlib.datasets import in_memory, open_dataset
 from adlib.factory.synthetic import PRODUCTS, VERSION
 from adlib.metrics import image_auroc
 from adlib.resnet import ResNet18
+from benchmarks import common
 
 SEED = 7  # of the factory and the detector; the figures of the course use other seeds
 
@@ -46,21 +42,12 @@ def read_backbone(path: Path) -> ResNet18:
     return backbone.eval().requires_grad_(False)
 
 
-def by_kind(samples: list, scores: np.ndarray) -> dict[str, float]:
-    """Image AUROC over all defective images, and of each kind of defect against all good images."""
-    label, kind = (np.array([getattr(s, name) for s in samples]) for name in ("label", "kind"))
-    result = {"image_auroc": round(image_auroc(label, scores), 4)}
-    for name in sorted(set(kind[label == 1])):
-        rows = (label == 0) | (kind == name)
-        result[str(name)] = round(image_auroc(label[rows], scores[rows]), 4)
-    return result
-
-
 def measure(path: Path, size: int, products: dict[str, tuple[list, list]], tiles: tuple[list, list]) -> dict:
     results = {}
     for name, (train, test) in (products | {"magnetic tiles set apart": tiles}).items():
         scores = PatchCore(read_backbone(path), image_size=size, seed=SEED).fit(train).predict(test).scores
-        results[name] = by_kind(test, scores)
+        overall = round(image_auroc([s.label for s in test], scores), 4)
+        results[name] = {"image_auroc": overall, **dict(sorted(common.by_kind(test, scores).items()))}
         print(path.name, size, name, results[name], flush=True)
     return results
 
@@ -83,19 +70,16 @@ def time_ratio(path: Path, first: Path, size: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.arguments(__doc__, Path(__file__).with_suffix(".json"))
     parser.add_argument("--candidate", nargs=2, action="append", required=True, metavar=("NAME", "WEIGHTS"))
     parser.add_argument("--tiles", type=Path, required=True, help="the folder of the magnetic tiles")
     parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "backbones.json")
     args = parser.parse_args()
-    report: dict = {"candidates": []}
-    if args.out.is_file():
-        report = json.loads(args.out.read_text(encoding="utf-8"))
+    report = common.read(args.out, {"candidates": []})
     products = {}
     for product in PRODUCTS:
-        data = SyntheticFactory(product, seed=SEED)
-        products[product] = in_memory(data.train), in_memory([s for s in data.test if not s.logical])
+        train, test = common.load(product, SEED, None)
+        products[product] = in_memory(train), in_memory([s for s in test if not s.logical])
     data = open_dataset("magnetic_tile", args.tiles, None)
     tiles = in_memory(data.split()[0]), in_memory(data.validation)
     first = Path(args.candidate[0][1])
@@ -112,18 +96,14 @@ def main() -> None:
             "results": measure(path, args.image_size, products, tiles),
         }  # fmt: skip
         report["candidates"].append(entry)
-        versions = {p: metadata.version(p) for p in ("torch", "numpy", "scipy", "adlib")}
         report |= {
             "name": "Candidates for the shipped backbone", "factory_version": VERSION, "seeds": [SEED],
-            "command": "python benchmarks/backbones.py --tiles DATA/magnetic_tile --candidate NAME WEIGHTS … "
-            "(once for each image size)",
-            "versions": {"python": platform.python_version(), **versions}, "threads": torch.get_num_threads(),
+            "command": common.command(tiles=args.tiles) + " --candidate NAME WEIGHTS … (once for each image size)",
+            "versions": common.versions(), "threads": torch.get_num_threads(),
             "protocol": "PatchCore with its defaults; factory: 200 training images, 200 good and 200 defective test "
             "images of each product; magnetic tiles: training images, tested on the tiles set apart for choosing",
         }  # fmt: skip
-        part = args.out.with_suffix(".part")
-        part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        os.replace(part, args.out)
+        common.write(args.out, report)
 
 
 if __name__ == "__main__":

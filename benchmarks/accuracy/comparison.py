@@ -1,62 +1,54 @@
 """Compare the three detectors, and PatchCore on a backbone pre-trained with and without SPD, on the same images.
 
-    python benchmarks/comparison.py                # scores: the factory's four products, three seeds, six ways
-    python benchmarks/comparison.py --root DATA    # bottle as well, from DATA/mvtec_ad
-    python benchmarks/comparison.py --cost         # time and memory; nothing else should run
+    python -m benchmarks.accuracy.comparison                # scores: the factory's four products, three seeds, six ways
+    python -m benchmarks.accuracy.comparison --root DATA    # bottle as well, from DATA/mvtec_ad
+    python -m benchmarks.accuracy.comparison --cost         # time and memory; nothing else should run
 
 Every way sees the same 200 training images (bottle: 209) and the same test images; EfficientAD holds a tenth of the
 training images out. A factory run draws its pictures from the run's seed, which is the detector's seed as well. The
 detectors have their defaults, except that EfficientAD computes its convolutions in bfloat16. "patchcore_128" is
 PatchCore on images of 128 pixels, the size that EfficientAD sees. "base" and "spd" are
-PatchCore on a narrow ResNet-18 that benchmarks/spd.py trains from random weights by SimSiam alone and by SimSiam
-with SPD; beside each other they show what SPD changes, beside the other rows only what a small training can reach.
+PatchCore on a narrow ResNet-18 that `benchmarks.accuracy.spd` trains from random weights by SimSiam alone and by
+SimSiam with SPD; beside each other they show what SPD changes, beside the other rows only what a small training can
+reach.
 
 The score of each test image is kept, so that the chapter can draw images again and compare ways pair by pair.
-Scores go to results/comparison_scores.json, figures to results/comparison.json. A run that is there is not done again.
+Scores go to comparison_scores.json, figures to comparison.json. A run that is there is not done again.
 Each run is one process on one thread; "cpu_seconds" is its processor time for fitting, and no timing of a quiet
 machine: that is `--cost`, with two threads, each way in a process of its own.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-
-os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-os.environ.setdefault("OMP_NUM_THREADS", "2" if "--cost" in sys.argv else "1")
-
-import argparse
-import json
 import multiprocessing
-import platform
+import os
 import resource
 import statistics
 import tempfile
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from efficientad import SMALL, load, small
 from safetensors.torch import load_file, save_file
-from spd import BATCH, SIZE, STEPS, VARIANTS, WIDTH, training_tiles
 
 from adlib import EfficientAD, PatchCore, SimpleNet, spd
 from adlib.datasets import Sample, SyntheticFactory, hold_out, in_memory
 from adlib.detector import Detector
 from adlib.factory.synthetic import PRODUCTS
-from adlib.metrics import au_pro, au_spro, image_auroc, image_auroc_interval
+from adlib.metrics import au_pro, au_spro
 from adlib.resnet import ResNet18
+from benchmarks import common
+from benchmarks.accuracy.efficientad import SMALL, small
+from benchmarks.accuracy.spd import BATCH, SIZE, STEPS, VARIANTS, WIDTH, training_tiles
 
-RESULTS = Path(__file__).parent / "results"
 WAYS = ("patchcore", "simplenet", "efficientad", "patchcore_128", "base", "spd")
 DIGITS = 6  # of a score that is kept
 
 
 def backbone(variant: str, seed: int, folder: Path) -> ResNet18:
-    """The network of benchmarks/spd.py, trained by SimSiam without or with SPD; kept in `folder`."""
+    """The network of benchmarks/accuracy/spd.py, trained by SimSiam without or with SPD; kept in `folder`."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = ResNet18(WIDTH)
@@ -103,22 +95,6 @@ def run(way: str, name: str, seed: int, train: list[Sample], test: list[Sample],
             "au_pro": au_pro([s.mask.numpy() for s in test], maps),
             "au_spro_0.05": au_spro([s.regions for s in test], maps),
             "scores": [float(f"{s:.{DIGITS}g}") for s in prediction.scores]}  # fmt: skip
-
-
-def measured(found: dict[str, Any], test: dict[str, list[Any]]) -> dict[str, Any]:
-    """Image AUROC of structural and of logical anomalies with intervals, and by kind, from the scores of a run."""
-    scores, kind = np.array(found["scores"]), np.array(test["kind"])
-    label, logical = np.array(test["label"]), np.array(test["logical"])
-    parts = {"structural": (label == 1) & ~logical, "logical": logical}
-    result = {}
-    for part, rows in parts.items():
-        if rows.any():
-            shown = rows | (label == 0)
-            low, high = image_auroc_interval(label[shown], scores[shown])
-            result[part] = {"value": image_auroc(label[shown], scores[shown]), "low": low, "high": high}
-    result["by_kind"] = {k: round(image_auroc(label[(kind == k) | (label == 0)], scores[(kind == k) | (label == 0)]), 4)
-                         for k in dict.fromkeys(kind[label == 1].tolist())}  # fmt: skip
-    return result
 
 
 # ---------------------------------------------------------------------- time and memory
@@ -169,31 +145,20 @@ def costs(seed: int, folder: Path) -> list[dict[str, Any]]:
 # ---------------------------------------------------------------------- the files
 
 
-def write(path: Path, whole: dict[str, Any], **options: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(whole, **options) + "\n", encoding="utf-8")
-    os.replace(part, path)
-
-
-def read(path: Path, otherwise: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else otherwise
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.arguments(__doc__, Path(__file__).with_suffix(".json"))
     parser.add_argument("--data", nargs="+", choices=[*PRODUCTS, "bottle"])
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--root", type=Path)
     parser.add_argument("--cost", action="store_true")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "adlib_spd_backbones")
-    parser.add_argument("--out", type=Path, default=RESULTS / "comparison.json")
     args = parser.parse_args()
-    scores_at = args.out.with_name(args.out.stem + "_scores.json")
-    report = read(args.out, {"results": []})
-    kept = read(scores_at, {"tests": {}, "scores": {}})
+    scores_at = args.out.with_stem(args.out.stem + "_scores")
+    report = common.read(args.out, {"results": []})
+    kept = common.read(scores_at, {"tests": {}, "scores": {}})
     if args.cost:
+        os.environ |= {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}  # of the processes that are timed
         report["cost"] = {"threads": 2, "data": "200 training images of board, 256 pixels, seed 0, in memory",
                           "load_average": os.getloadavg()[0], "results": costs(0, args.folder)}
         return save(args.out, report)
@@ -205,32 +170,30 @@ def main() -> None:
             ways = [w for w in args.ways if w not in done and not (name == "bottle" and w in ("base", "spd"))]
             if not ways:
                 continue
-            train, test = load(name, seed, args.root)
-            key = f"{name} {seed}"
+            train, test = (in_memory(samples) for samples in common.load(name, seed, args.root))
             kept["tests"][name] = {"kind": [s.kind for s in test], "label": [s.label for s in test],
                                    "logical": [bool(s.logical) for s in test]}  # the same for every seed
             for way in ways:
                 found = run(way, name, seed, train, test, args.folder)
-                found |= measured(found, kept["tests"][name])
-                kept["scores"][f"{key} {way}"] = found.pop("scores")
+                scores = kept["scores"][f"{name} {seed} {way}"] = found.pop("scores")
+                found |= common.by_type(test, np.array(scores))
                 report["results"].append(found)
-                write(scores_at, kept, separators=(",", ":"))
+                common.write(scores_at, kept, compact=True)
                 save(args.out, report)
                 parts = {k: round(found[k]["value"], 4) for k in ("structural", "logical") if k in found}
                 print(name, seed, way, parts, found["cpu_seconds"], "s", flush=True)
 
 
 def save(out: Path, report: dict[str, Any]) -> None:
-    versions = {p: metadata.version(p) for p in ("torch", "numpy", "scipy", "scikit-learn", "adlib")}
-    write(out, {
-        "name": "comparison", "command": "python benchmarks/comparison.py --root DATA", "threads": 1, "device": "cpu",
-        "versions": {"python": platform.python_version(), **versions},
+    common.write(out, {
+        "name": "comparison", "command": common.command(root="DATA"), "threads": 1, "device": "cpu",
+        "versions": common.versions(),
         "protocol": "factory: 200 training images of the run's seed, 200 good test images and 200 anomalous ones of "
         "each type; bottle: official split, images reduced to 450×450; whole images, 224 pixels, EfficientAD 128; "
         "defaults of each detector, EfficientAD in bfloat16; base and spd: PatchCore on the network of "
-        "benchmarks/spd.py, trained by SimSiam without and with SPD",
+        "benchmarks/accuracy/spd.py, trained by SimSiam without and with SPD",
         **report, "results": sorted(report["results"], key=lambda r: (r["data"], r["seed"], WAYS.index(r["way"]))),
-    }, indent=1)  # fmt: skip
+    })  # fmt: skip
 
 
 if __name__ == "__main__":

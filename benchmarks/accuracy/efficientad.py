@@ -1,8 +1,8 @@
 """Measure EfficientAD on the factory and on bottle, beside PatchCore on the same images, and write the figures as JSON.
 
-    python benchmarks/efficientad.py                        # the factory's four products, three seeds each
-    python benchmarks/efficientad.py --root DATA            # bottle as well, from DATA/mvtec_ad
-    python benchmarks/efficientad.py --choices              # how the form for small machines was chosen
+    python -m benchmarks.accuracy.efficientad               # the factory's four products, three seeds each
+    python -m benchmarks.accuracy.efficientad --root DATA   # bottle as well, from DATA/mvtec_ad
+    python -m benchmarks.accuracy.efficientad --choices     # how the form for small machines was chosen
 
 Both methods get the same 200 training images (bottle: 209); EfficientAD holds a tenth of them out for the quantiles of
 its maps. A factory run draws its pictures from the run's seed. On kit, logical anomalies are scored apart, for the
@@ -13,14 +13,9 @@ in no other table. Runs that are in the file already are not done again; each is
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import platform
-import tempfile
 import time
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +23,14 @@ import numpy as np
 import torch
 
 from adlib import EfficientAD, PatchCore
-from adlib.datasets import Sample, SyntheticFactory, hold_out, in_memory, open_dataset
+from adlib.datasets import Sample, hold_out, in_memory
 from adlib.efficientad import normalise_map
 from adlib.factory.synthetic import PRODUCTS
 from adlib.images import resize_image
-from adlib.metrics import au_pro, au_spro, image_auroc, image_auroc_interval
+from adlib.metrics import au_pro, au_spro, image_auroc
+from benchmarks import common
+from benchmarks.common import by_type
 
-RESULTS = Path(__file__).parent / "results"
 SMALL = {"teacher": "adlib_pdn_s_quarter", "image_size": 128, "steps": 2_500, "images_per_step": 2,
          "learning_rate": 1e-3, "bf16": True}  # the defaults, and bfloat16 for speed  # fmt: skip
 CHOICES: list[dict[str, Any]] = [
@@ -48,26 +44,8 @@ def small(samples: list[Sample], side: int) -> list[Sample]:
     return [replace(s, image_source=resize_image(s.image, (side, side)), max_value=None) for s in samples]
 
 
-def auroc(samples: list[Sample], scores: np.ndarray, anomalous: np.ndarray) -> dict[str, float] | None:
-    """Image AUROC of these anomalous images against all good ones, with its interval."""
-    label = np.array([s.label for s in samples])
-    rows = anomalous | (label == 0)
-    if not anomalous.any():
-        return None
-    low, high = image_auroc_interval(label[rows], scores[rows])
-    return {"value": image_auroc(label[rows], scores[rows]), "low": low, "high": high}
-
-
-def by_type(samples: list[Sample], scores: np.ndarray) -> dict[str, Any]:
-    label, logical = (np.array([getattr(s, name) for s in samples]) for name in ("label", "logical"))
-    kind = np.array([s.kind for s in samples])
-    found = {"structural": auroc(samples, scores, (label == 1) & ~logical), "logical": auroc(samples, scores, logical)}
-    kinds = {str(k): round(auroc(samples, scores, kind == k)["value"], 4) for k in dict.fromkeys(kind[label == 1])}
-    return {name: value for name, value in found.items() if value} | {"by_kind": kinds}
-
-
 def run(
-    train: list[Sample], test: list[Sample], seed: int, pixels: bool, keep: Path | None = None, **options: Any
+    train: list[Sample], test: list[Sample], seed: int, pixels: bool, maps_at: Path | None = None, **options: Any
 ) -> tuple[dict, np.ndarray]:
     side = options["image_size"]
     rest, held = hold_out(train, 0.1, seed=seed)
@@ -85,28 +63,23 @@ def run(
     scores = detector.predict(seen).scores
     result = {"cpu_minutes": round(spent / 60, 1), **by_type(test, scores)}
     for name, alone in (("student_map", student), ("autoencoder_map", autoencoder)):
-        result[name] = {k: v for k, v in by_type(test, alone.amax((1, 2)).numpy()).items()}
+        result[name] = by_type(test, alone.amax((1, 2)).numpy())
     if pixels:
         result["au_pro"], result["au_spro_0.05"] = areas(detector, test)
-    if keep:
-        keep.mkdir(parents=True, exist_ok=True)
-        detector.save(keep / "detector.safetensors")
-        write_maps(test, student, autoencoder)
+    if maps_at:
+        write_maps(maps_at, test, student, autoencoder)
     result["last_losses"] = {k: round(float(np.mean(v[-200:])), 4) for k, v in detector.history.items()}
     return result, scores
 
 
-def write_maps(test: list[Sample], student: torch.Tensor, autoencoder: torch.Tensor) -> None:
+def write_maps(out: Path, test: list[Sample], student: torch.Tensor, autoencoder: torch.Tensor) -> None:
     """Both normalised maps of one good image and of the first two of each kind, for the chapter, in thousandths."""
     kinds = ["good", *dict.fromkeys(s.kind for s in test if s.label)]
     chosen = [i for kind in kinds for i in [i for i, s in enumerate(test) if s.kind == kind][:2]]
     maps = [{"path": test[i].path, "student_map": (student[i] * 1000).round().int().tolist(),
              "autoencoder_map": (autoencoder[i] * 1000).round().int().tolist()} for i in chosen]
-    report = {"name": "EfficientAD, maps of some test images of kit, seed 0, normalised, in thousandths", "seed": 0,
-              "command": "python benchmarks/efficientad.py --data kit", "maps": maps}
-    part = RESULTS / "efficientad_maps.part"
-    part.write_text(json.dumps(report, separators=(",", ":")) + "\n", encoding="utf-8")
-    os.replace(part, RESULTS / "efficientad_maps.json")
+    common.write(out, {"name": "EfficientAD, maps of some test images of kit, seed 0, normalised, in thousandths",
+                       "seed": 0, "command": common.command(data="kit"), "maps": maps}, compact=True)  # fmt: skip
 
 
 def areas(detector: EfficientAD | PatchCore, test: list[Sample]) -> tuple[float, float]:
@@ -135,38 +108,28 @@ def paired(samples: list[list[Sample]], ours: list[np.ndarray], theirs: list[np.
     return {"value": float(values[0]), "low": float(low), "high": float(high)}
 
 
-def load(name: str, seed: int, root: Path | None) -> tuple[list[Sample], list[Sample]]:
-    if name == "bottle":
-        train, test = open_dataset("mvtec_ad", root / "mvtec_ad", "bottle").split()
-    else:
-        data = SyntheticFactory(name, seed=seed)
-        train, test = data.train, data.test
-    return in_memory(train), in_memory(test)  # drawn once, not at each use
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.arguments(__doc__, Path(__file__).with_suffix(".json"), "_choices or _maps is added where it fits")
     parser.add_argument("--data", nargs="+", choices=[*PRODUCTS, "bottle"])
     parser.add_argument("--root", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--choices", action="store_true")
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    out = args.out or RESULTS / ("efficientad_choices.json" if args.choices else "efficientad.json")
-    report = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {"results": []}
+    out = args.out.with_stem(args.out.stem + "_choices") if args.choices else args.out
+    report = common.read(out, {"results": []})
     names = args.data or ["kit", *(p for p in PRODUCTS if p != "kit"), *(["bottle"] if args.root else [])]
     jobs = [(name, seed, {}) for seed in args.seeds for name in names]
     if args.choices:
         jobs = [("kit", 100, choice) for choice in CHOICES]
-    kept = out.with_suffix(".scores") if not args.choices else Path(tempfile.mkdtemp())
+    kept = out.with_suffix(".scores")  # of both methods, for the difference over all seeds
     for name, seed, choice in jobs:
         options = SMALL | choice
         if any((r["data"], r["seed"], r["options"]) == (name, seed, options) for r in report["results"]):
             continue
-        train, test = load(name, seed, args.root)
-        first = kept if (name, seed) == ("kit", 0) and not args.choices else None
-        measured, scores = run(train, test, seed, not args.choices, first, **options)
+        train, test = (in_memory(samples) for samples in common.load(name, seed, args.root))  # drawn once
+        maps_at = out.with_stem(out.stem + "_maps") if (name, seed) == ("kit", 0) and not args.choices else None
+        measured, scores = run(train, test, seed, not args.choices, maps_at, **options)
         entry = {"data": name, "seed": seed, "options": options, **measured}
         if not args.choices:
             other = PatchCore(device="cpu", seed=seed).fit(train)
@@ -179,7 +142,7 @@ def main() -> None:
         print(name, seed, choice, measured["cpu_minutes"], "min,", {k: round(entry[k]["value"], 4) for k in
               ("structural", "logical") if k in entry}, entry.get("patchcore", {}).get("by_kind"), flush=True)
         if not args.choices and all((kept / f"kit_{seed}.npy").is_file() for seed in args.seeds):
-            tests = [load("kit", seed, None)[1] for seed in args.seeds]
+            tests = [common.load("kit", seed, None)[1] for seed in args.seeds]
             pairs = [np.load(kept / f"kit_{seed}.npy") for seed in args.seeds]
             report["kit_logical_minus_patchcore"] = paired(tests, [p[0] for p in pairs], [p[1] for p in pairs])
             print("kit, logical, difference from PatchCore:", report["kit_logical_minus_patchcore"], flush=True)
@@ -187,20 +150,15 @@ def main() -> None:
 
 
 def write(out: Path, report: dict[str, Any], choices: bool) -> None:
-    versions = {p: metadata.version(p) for p in ("torch", "numpy", "scipy", "scikit-learn", "adlib")}
-    whole = {
+    common.write(out, {
         "name": "EfficientAD" + (", how its small form was chosen" if choices else ""),
-        "command": "python benchmarks/efficientad.py" + (" --choices" if choices else " --root DATA"),
-        "versions": {"python": platform.python_version(), **versions}, "threads": 1, "teacher": SMALL["teacher"],
+        "command": common.command(root="" if choices else "DATA", choices=choices),
+        "versions": common.versions(), "threads": 1, "teacher": SMALL["teacher"],
         "protocol": "factory: 200 training images of the run's seed for both, of which EfficientAD holds out 20; "
         "200 good test images, 200 anomalous ones of each type; whole images, 128 pixels for EfficientAD and 224 for "
         "PatchCore with the shipped backbone; bottle: official split, images reduced to 450×450",
         **report, "results": sorted(report["results"], key=lambda r: (r["data"], r["seed"], json.dumps(r["options"]))),
-    }  # fmt: skip
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_suffix(".part")
-    part.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, out)
+    })  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Measure how hard the synthetic factory is, and write the figures as JSON.
 
-    python benchmarks/factory.py --seeds 0
-    python benchmarks/factory.py --seeds 0 --products kit    # one product anew; the others stay as they are
+    python -m benchmarks.accuracy.factory --seeds 0
+    python -m benchmarks.accuracy.factory --seeds 0 --products kit    # one anew; the others stay as they are
 
 Four ways to score the same images of each product, in the factory's default sizes:
 
@@ -16,12 +16,7 @@ factory's and the detector's.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
 import time
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +29,9 @@ from adlib.datasets import Sample, SyntheticFactory, in_memory
 from adlib.factory.synthetic import PRODUCTS, VERSION
 from adlib.features import PatchFeatures
 from adlib.images import resize_image
-from adlib.metrics import image_auroc, image_auroc_interval
 from adlib.neighbors import k_nearest
+from benchmarks import common
+from benchmarks.common import by_type
 
 LAYERS = ("layer2", "layer3")
 
@@ -60,23 +56,6 @@ def patchcore(train: list[Sample], test: list[Sample], seed: int, pretrained: bo
     return PatchCore(pretrained=pretrained, seed=seed).fit(train).predict(test).scores
 
 
-def aurocs(test: list[Sample], scores: np.ndarray, kinds: bool = False) -> dict:
-    """Image AUROC with its interval for each anomaly type, and without one for each kind if wanted."""
-    label, logical = (np.array([getattr(s, name) for s in test]) for name in ("label", "logical"))
-    parts = {"structural": (label == 1) & ~logical, "logical": logical}
-    result: dict = {}
-    for name, part in parts.items():
-        if part.any():
-            rows = part | (label == 0)
-            low, high = image_auroc_interval(label[rows], scores[rows])
-            result[name] = {"value": image_auroc(label[rows], scores[rows]), "low": low, "high": high}
-    if kinds:
-        kind = np.array([s.kind for s in test])
-        rows = {str(k): (kind == k) | (label == 0) for k in dict.fromkeys(kind[label == 1])}
-        result["by_kind"] = {k: round(image_auroc(label[r], scores[r]), 4) for k, r in rows.items()}
-    return result
-
-
 def speed(product: str) -> dict[str, float]:
     """Pictures a second and core: good ones, defective ones, and all of the default data set."""
     data = SyntheticFactory(product, seed=0)
@@ -98,49 +77,38 @@ def speed(product: str) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.arguments(__doc__, Path(__file__).with_suffix(".json"))
     parser.add_argument("--products", nargs="+", default=list(PRODUCTS), choices=list(PRODUCTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "factory.json")
     args = parser.parse_args()
-    products = {}
-    if args.out.is_file():
-        old = json.loads(args.out.read_text(encoding="utf-8"))
-        if old["factory_version"] == VERSION and old["seeds"] == args.seeds:
-            products = old["products"]
+    old = common.read(args.out, {"factory_version": None})
+    products = old["products"] if (old["factory_version"], old.get("seeds")) == (VERSION, args.seeds) else {}
     for product in args.products:
         entry: dict = {"pictures_per_second": speed(product), "patchcore": [], "baselines": {}}
         for seed in args.seeds:
-            data = SyntheticFactory(product, seed=seed)
-            train, test = in_memory(data.train), in_memory(data.test)
-            measured = aurocs(test, patchcore(train, test, seed), kinds=True)
+            train, test = (in_memory(samples) for samples in common.load(product, seed, None))
+            measured = by_type(test, patchcore(train, test, seed))
             entry["patchcore"].append({"seed": seed, **measured})
-            print(product, f"seed {seed}", {k: round(v["value"], 4) for k, v in measured.items() if k != "by_kind"},
-                  measured["by_kind"], flush=True)
+            print(product, f"seed {seed}", measured, flush=True)
             baselines = {"random": patchcore(train, test, seed, pretrained=False),
                          "global average": global_average(train, test), "mean image": mean_image(train, test)}
             for name, scores in baselines.items():
-                measured = aurocs(test, scores)
+                measured = by_type(test, scores)
+                del measured["by_kind"]
                 entry["baselines"].setdefault(name, []).append({"seed": seed, **measured})
-                print(product, name, {k: round(v["value"], 4) for k, v in measured.items()}, flush=True)
+                print(product, name, measured, flush=True)
         products[product] = entry
         write(args.out, args.seeds, products)
 
 
 def write(out: Path, seeds: list[int], products: dict[str, dict]) -> None:
-    versions = {p: metadata.version(p) for p in ("torch", "numpy", "scipy", "adlib")}
-    report = {
+    common.write(out, {
         "name": "The synthetic factory, how hard it is", "factory_version": VERSION,
-        "command": "python benchmarks/factory.py --seeds " + " ".join(map(str, seeds)),
-        "versions": {"python": platform.python_version(), **versions}, "threads": torch.get_num_threads(),
+        "command": common.command(seeds=seeds), "versions": common.versions(), "threads": torch.get_num_threads(),
         "backbone": "adlib_resnet18", "protocol": "the factory's default sizes: 200 training images, 200 good test "
         "images, 200 defective ones of each anomaly type; 256 pixels",
         "seeds": seeds, "products": {product: products[product] for product in PRODUCTS if product in products},
-    }  # fmt: skip
-    part = out.with_suffix(".part")
-    part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, out)
-    print(f"wrote {out.name}", flush=True)
+    })  # fmt: skip
 
 
 if __name__ == "__main__":

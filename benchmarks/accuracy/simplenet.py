@@ -1,8 +1,8 @@
 """Measure SimpleNet over seeds, after each epoch, and write the figures as JSON.
 
-    python benchmarks/simplenet.py                          # the factory's four products, five seeds each
-    python benchmarks/simplenet.py --root DATA              # bottle and the magnetic tiles as well, from DATA/…
-    python benchmarks/simplenet.py --choices                # how the default noise and width were chosen
+    python -m benchmarks.accuracy.simplenet                 # the factory's four products, five seeds each
+    python -m benchmarks.accuracy.simplenet --root DATA     # bottle and the magnetic tiles as well, from DATA/…
+    python -m benchmarks.accuracy.simplenet --choices       # how the default noise and width were chosen
 
 Each run is scored after every epoch on its test images. The result is that of the last epoch, as `SimpleNet.fit`
 gives it. The best of all epochs is kept beside it, as a figure that nobody may report: it shows what choosing on the
@@ -16,11 +16,7 @@ already are not done again.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import platform
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +26,19 @@ from torch import Tensor
 
 from adlib import SimpleNet
 from adlib.backbones import load_backbone
-from adlib.datasets import Sample, SyntheticFactory, open_dataset
+from adlib.datasets import Sample
 from adlib.evaluation import evaluate
 from adlib.factory.synthetic import PRODUCTS
 from adlib.features import PatchFeatures, to_rows
 from adlib.images import resize_image
-from adlib.metrics import image_auroc, image_auroc_interval
+from adlib.metrics import image_auroc
 from adlib.simplenet import NOISE, RATES, Head, fold, noise_level, score_patches, train_head
+from benchmarks import common
+from benchmarks.common import REAL
 
-RESULTS = Path(__file__).parent / "results"
 SCHEDULES = {"cosine": {"decay": "cosine", "learning_rates": RATES, "epochs": 20},
              "none": {"decay": "none", "learning_rates": (1e-4, 2e-4), "epochs": 40}}
 BOTH_SCHEDULES = ("bottle", "board")
-REAL = {"bottle": ("mvtec_ad", "bottle"), "magnetic_tile": ("magnetic_tile", None)}
 CHOICES = [*({"noise_ratio": ratio, "hidden": None} for ratio in (0.05, 0.1, 0.2, 0.4, 0.8)),
            {"noise_ratio": 0.2, "hidden": 512}]  # fmt: skip
 
@@ -53,10 +49,6 @@ class Data:
     def __init__(self, train: list[Sample], test: list[Sample]) -> None:
         self.test, self.extractor = test, PatchFeatures(load_backbone("adlib_resnet18"))
         self.train_features, self.test_features = self._features(train), self._features(test)
-        self.label = np.array([s.label for s in test])
-        self.logical = np.array([bool(s.logical) for s in test])
-        self.kind = np.array([s.kind for s in test])
-        self.groups = [s.group for s in test]
 
     def _features(self, samples: list[Sample]) -> Tensor:
         with torch.inference_mode():
@@ -68,39 +60,16 @@ class Data:
             patches = score_patches(self.test_features.flatten(0, 1), *fold(head))
         return patches.view(len(self.test), -1).amax(1).numpy()
 
-    def measured(self, scores: np.ndarray) -> dict[str, Any]:
-        """Image AUROC with its interval, logical anomalies apart, and by kind."""
-        result: dict[str, Any] = {}
-        for name, part in (("image_auroc", (self.label == 1) & ~self.logical), ("logical", self.logical)):
-            rows = part | (self.label == 0)
-            if part.any():
-                groups = [g for g, row in zip(self.groups, rows, strict=True) if row]
-                low, high = image_auroc_interval(self.label[rows], scores[rows], groups=groups)
-                result[name] = {"value": self.auroc(scores, part), "low": low, "high": high}
-        result["by_kind"] = {str(k): round(self.auroc(scores, self.kind == k), 4)
-                             for k in dict.fromkeys(self.kind[self.label == 1])}
-        return result
-
-    def auroc(self, scores: np.ndarray, part: np.ndarray) -> float:
-        rows = part | (self.label == 0)
-        return float(image_auroc(self.label[rows], scores[rows]))
-
-
-def load(name: str, seed: int, root: Path | None) -> Data:
-    if name in PRODUCTS:
-        data = SyntheticFactory(name, seed=seed)
-        return Data(data.train, data.test)
-    dataset, category = REAL[name]
-    return Data(*open_dataset(dataset, root / dataset, category).split())
-
 
 def run(data: Data, seed: int, *, noise_ratio: float = NOISE, pixels: bool = False, **options: Any) -> dict[str, Any]:
-    structural, curve = (data.label == 1) & ~data.logical, []
+    label, rows = np.array([s.label for s in data.test]), np.array([not s.logical for s in data.test])
+    curve: list[float] = []  # of structural defects
     head = train_head(
         data.train_features, noise=noise_level(data.train_features, noise_ratio), seed=seed, **options,
-        after_epoch=lambda epoch, h: curve.append(round(data.auroc(data.scores(h), structural), 5)),
+        after_epoch=lambda epoch, h: curve.append(round(image_auroc(label[rows], data.scores(h)[rows]), 5)),
     )  # fmt: skip
-    result = {"seed": seed, **data.measured(data.scores(head)), "after_each_epoch": curve,
+    measured = common.by_type(data.test, data.scores(head), by_group=True)
+    result = {"seed": seed, "image_auroc": measured.pop("structural"), **measured, "after_each_epoch": curve,
               "best_on_test": max(curve)}
     if pixels:  # by the detector's own path
         detector = SimpleNet(device="cpu", seed=seed)
@@ -112,16 +81,15 @@ def run(data: Data, seed: int, *, noise_ratio: float = NOISE, pixels: bool = Fal
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.arguments(__doc__, Path(__file__).with_suffix(".json"), "with --choices, _choices is added to it")
     parser.add_argument("--data", nargs="+", choices=[*PRODUCTS, *REAL])
     parser.add_argument("--root", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--choices", action="store_true")
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     names = args.data or [*PRODUCTS, *(REAL if args.root else ())]
-    out = args.out or RESULTS / ("simplenet_choices.json" if args.choices else "simplenet.json")
-    results = json.loads(out.read_text(encoding="utf-8"))["results"] if out.is_file() else []
+    out = args.out.with_stem(args.out.stem + "_choices") if args.choices else args.out
+    results = common.read(out, {"results": []})["results"]
     done = {json.dumps([r["data"], r["seed"], r["options"]]) for r in results}
     if args.choices:
         jobs = [(name, 100, [dict(SCHEDULES["cosine"], **choice) for choice in CHOICES]) for name in PRODUCTS]
@@ -133,7 +101,7 @@ def main() -> None:
         open_ones = [o for o in settings if json.dumps([name, seed, o]) not in done]
         if not open_ones:
             continue
-        data = kept.get(name) or load(name, seed, args.root)
+        data = kept.get(name) or Data(*common.load(name, seed, args.root))
         if name in REAL:
             kept[name] = data
         for options in open_ones:
@@ -145,20 +113,15 @@ def main() -> None:
 
 
 def write(out: Path, results: list[dict[str, Any]], choices: bool) -> None:
-    command = "python benchmarks/simplenet.py" + (" --choices" if choices else " --root DATA")
-    versions = {p: metadata.version(p) for p in ("torch", "numpy", "scipy", "scikit-learn", "adlib")}
-    report = {
-        "name": "SimpleNet" + (", how its defaults were chosen" if choices else ""), "command": command,
-        "versions": {"python": platform.python_version(), **versions}, "threads": torch.get_num_threads(),
+    common.write(out, {
+        "name": "SimpleNet" + (", how its defaults were chosen" if choices else ""),
+        "command": common.command(root="" if choices else "DATA", choices=choices),
+        "versions": common.versions(), "threads": torch.get_num_threads(),
         "backbone": "adlib_resnet18", "protocol": "factory: 200 training images, 200 good and 200 structurally "
         "defective test images of the run's seed; bottle: official split, images reduced to 450×450; magnetic tiles: "
         "split by tile; whole images at 224 pixels; the last epoch is the result",
         "results": sorted(results, key=lambda r: (r["data"], json.dumps(r["options"]), r["seed"])),
-    }  # fmt: skip
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_suffix(".part")
-    part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, out)
+    })  # fmt: skip
 
 
 if __name__ == "__main__":

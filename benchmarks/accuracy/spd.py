@@ -1,7 +1,7 @@
 """Measure what SPD changes: pre-train small backbones with and without it, and test each through PatchCore.
 
-    python benchmarks/spd.py                                     # everything that the book shows; about an hour
-    python benchmarks/spd.py --objectives simsiam --seeds 0      # some of it; the other results stay as they are
+    python -m benchmarks.accuracy.spd                                 # everything that the book shows; about an hour
+    python -m benchmarks.accuracy.spd --objectives simsiam --seeds 0  # some of it; the other results stay as they are
 
 Each run trains a narrow ResNet-18 from random weights on good tiles of `fabric`, `kit` and `washer`, and is then the
 backbone of a PatchCore on `board`, which it has never seen. Runs with and without SPD of one seed share the first
@@ -11,18 +11,10 @@ settings were fixed beforehand, and the last step is the result.
 
 from __future__ import annotations
 
-import os
-
-os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-
-import argparse
-import json
 import multiprocessing
-import platform
+import os
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +27,7 @@ from adlib import PatchCore, spd
 from adlib.datasets import SyntheticFactory, in_memory
 from adlib.metrics import image_auroc, image_auroc_interval, pixel_auroc
 from adlib.resnet import ResNet18
+from benchmarks import common
 
 TRAIN_ON = ("fabric", "kit", "washer")
 SEEDS = {"simsiam": 5, "supervised": 5, "simclr": 3, "moco": 3}
@@ -139,15 +132,15 @@ def wanted(objectives: list[str], variants: list[str], seeds: list[int] | None) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.arguments(__doc__, Path(__file__).with_suffix(".json"))
     parser.add_argument("--objectives", nargs="+", default=list(SEEDS), choices=list(SEEDS))
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--seeds", type=int, nargs="+", help="default: five for simsiam and supervised, else three")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "spd.json")
     args = parser.parse_args()
-    results = json.loads(args.out.read_text(encoding="utf-8"))["results"] if args.out.is_file() else []
+    os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # of the processes that run
+    results = common.read(args.out, {"results": []})["results"]
     known = {(r["objective"], r["variant"], r["seed"]) for r in results}
     runs = [run for run in wanted(args.objectives, args.variants, args.seeds) if run not in known]
     with ProcessPoolExecutor(args.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -162,19 +155,15 @@ def main() -> None:
 
 
 def write(out: Path, results: list[dict[str, Any]], steps: int) -> None:
-    versions = {p: metadata.version(p) for p in ("torch", "numpy", "adlib")}
     order = ["untrained", *SEEDS]
-    report = {
-        "name": "SPD, with and without", "command": "python benchmarks/spd.py",
-        "versions": {"python": platform.python_version(), **versions}, "threads": 1, "device": "cpu",
+    common.write(out, {
+        "name": "SPD, with and without", "command": common.command(),
+        "versions": common.versions(), "threads": 1, "device": "cpu",
         "protocol": f"ResNet-18 of {WIDTH} channels, {steps} steps of {BATCH} tiles of {TILE} pixels shown at {SIZE}, "
         f"good ones of {', '.join(TRAIN_ON)}, {PICTURES} pictures each; PatchCore with its defaults on board, 100 "
         "training pictures, 100 good and 96 defective test pictures",
         "results": sorted(results, key=lambda r: (order.index(r["objective"]), r["variant"], r["seed"])),
-    }  # fmt: skip
-    part = out.with_suffix(".part")
-    part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, out)
+    })  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Time EfficientAD's scoring, training and losses beside a plain form of them, in one run, and write JSON.
 
-    python benchmarks/speed_efficientad.py                  # to benchmarks/results/speed_efficientad.json
-    python benchmarks/speed_efficientad.py --small          # small images, one round: to see that it works
+    python -m benchmarks.speed.efficientad [--small]
 
 The plain form has the same layers and weights as Sequentials in torch's default memory format. Its training step is
 written here anew, in the manner of nelson1425/EfficientAD: a pass of the student for each of the three images, all of
@@ -14,28 +13,17 @@ numbers is checked before they are timed. Each entry's "ratio" is the time of "p
   hard loss          forward and backward of `hard_feature_loss`, (1, 384, 56, 56); peer: by quantile and mask
   whole image, NAME  scores and full-size map of EfficientAD-S; peer: a quarter of the width, or another method. All
                      peers of the whole image were timed together, so these entries share adlib's time.
-Weights do not matter for the time, so nothing is fitted. With --small the file is written to the temporary folder.
+Weights do not matter for the time, so nothing is fitted.
 """
 
 from __future__ import annotations
 
-import os
-
-os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # waiting threads that spin slow everything that shares the machine
-os.environ.setdefault("OMP_NUM_THREADS", "2")
-
-import argparse
-import json
-import platform
-import tempfile
-import time
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from speed import SEED, alternate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -46,6 +34,7 @@ from adlib.efficientad import hard_feature_loss, losses
 from adlib.efficientad.distillation import channel_statistics
 from adlib.efficientad.networks import PDN, AutoEncoder
 from adlib.simplenet import Head, fold
+from benchmarks.speed.timing import SEED, alternate, entry, run
 
 BANK = 200 * 784 // 10  # rows: PatchCore's default for 200 images
 RATE, DECAY, P_HARD = 1e-4, 1e-5, 0.999  # of the reference
@@ -142,14 +131,6 @@ def detector_for(image: Tensor, width: float = 1.0, **options: Any) -> Efficient
     return detector
 
 
-def entry(what: str, timing: dict[str, Any], **more: Any) -> dict[str, Any]:
-    peer = next(name for name in timing if name != "adlib")
-    ratio = timing[peer]["seconds"] / timing["adlib"]["seconds"]
-    ours, theirs = (timing[name]["seconds"] * 1e3 for name in ("adlib", peer))
-    print(f"{what}: adlib {ours:.2f} ms, {peer} {theirs:.2f} ms, ratio {ratio:.3f}", flush=True)
-    return {"what": what, "peer": peer, "ratio": round(ratio, 3), **more, "timing": timing}
-
-
 def relative(values: Tensor, to: Tensor) -> float:
     return float((values / to - 1).abs().max())
 
@@ -243,42 +224,16 @@ def whole_images(image: Tensor, repeats: int) -> list[dict[str, Any]]:
 # ---------------------------------------------------------------------- the script
 
 
-def measure(small: bool) -> list[dict[str, Any]]:
+def measure(small: bool, scratch: Path) -> dict[str, Any]:
+    torch.manual_seed(SEED)  # for the dropout of the plain form, which has no generator
     side = 64 if small else 256
     image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(SEED))
-
-    def repeats(count: int) -> int:
-        return 1 if small else count
-
-    return [*scoring(image, repeats(15)), training(image, repeats(9)), hard_loss(8 if small else 56, repeats(25)),
-            *whole_images(image, repeats(15))]  # fmt: skip
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--small", action="store_true", help="small images, one round; the figures mean nothing")
-    parser.add_argument("--out", type=Path, help="default: benchmarks/results/speed_efficientad.json")
-    args = parser.parse_args()
-    folder = Path(tempfile.gettempdir()) if args.small else Path(__file__).parent / "results"
-    out = args.out or folder / "speed_efficientad.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    began = time.perf_counter()
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    torch.manual_seed(SEED)  # for the dropout of the plain form, which has no generator
-    results = measure(args.small)
-    report = {
-        "name": "speed, efficientad", "command": "python benchmarks/speed_efficientad.py" + " --small" * args.small,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__.split("+")[0]},
-        "threads": torch.get_num_threads(), "device": "cpu", "seed": SEED,
-        "OMP_WAIT_POLICY": os.environ["OMP_WAIT_POLICY"], "load_average": os.getloadavg()[0],
-        "seconds": round(time.perf_counter() - began, 1),
-        "data": f"one random image of {64 if args.small else 256} pixels, random weights, a bank of {BANK} random rows "
-        "of 288 numbers for PatchCore", "results": results,
-    }  # fmt: skip
-    out.with_suffix(".part").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    os.replace(out.with_suffix(".part"), out)
-    print(f"wrote {out}")
+    rounds = (1, 1, 1) if small else (15, 9, 25)
+    results = [*scoring(image, rounds[0]), training(image, rounds[1]), hard_loss(8 if small else 56, rounds[2]),
+               *whole_images(image, rounds[0])]
+    return {"data": f"one random image of {side} pixels, random weights, a bank of {BANK} random rows of 288 numbers "
+            "for PatchCore", "results": results}
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, measure)

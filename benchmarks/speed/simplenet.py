@@ -1,6 +1,6 @@
 """Time SimpleNet's training and scoring beside the official head's own form, in one run, and write JSON.
 
-    python benchmarks/speed_simplenet.py
+    python -m benchmarks.speed.simplenet [--small]
 
 The official form is written here anew, after the published code: adaptor with a bias, AdamW for it, noise drawn and
 mixed on the CPU, normal and noisy features stacked before the discriminator. Both get the same features and batches.
@@ -9,24 +9,16 @@ Whole images: SimpleNet beside PatchCore with the bank of 200 training images, b
 
 from __future__ import annotations
 
-import os
-
-os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # waiting threads that spin slow everything that shares the machine
-os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
-
-import json
-import platform
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from speed import SEED, alternate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adlib import PatchCore, SimpleNet
 from adlib.simplenet import Head, fold, score_patches, train_head
+from benchmarks.speed.timing import SEED, alternate, entry, run
 
 IMAGES, PATCHES, CHANNELS, HIDDEN, BATCH, SIGMA = 64, 784, 1536, 1024, 8, 0.015
 
@@ -62,12 +54,13 @@ class OfficialForm:
         return -self.tail(self.body(self.adaptor(features)))[:, 0]
 
 
-def head_timings() -> dict[str, Any]:
-    features = torch.randn(IMAGES, PATCHES, CHANNELS, generator=torch.Generator().manual_seed(SEED)) * 0.1
+def head_timings(small: bool) -> dict[str, Any]:
+    shape = BATCH if small else IMAGES, PATCHES, CHANNELS
+    features = torch.randn(shape, generator=torch.Generator().manual_seed(SEED)) * 0.1
     peer = OfficialForm()
     options = {"epochs": 1, "noise": SIGMA, "hidden": HIDDEN, "images_per_step": BATCH, "decay": "none"}
     forms = {"adlib": lambda: train_head(features, **options), "official_form": lambda: peer.train(features)}
-    training = alternate(forms, 3)
+    training = alternate(forms, 1 if small else 3)
     folded, rows = fold(Head(CHANNELS, hidden=HIDDEN).eval()), features[0]
     peer.body.eval()
     with torch.inference_mode():
@@ -86,30 +79,11 @@ def image_timings() -> dict[str, Any]:
         return alternate({"adlib": lambda: simplenet(image), "patchcore": lambda: patchcore(image)}, 25)
 
 
-def main() -> None:
-    began = time.perf_counter()
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    timings = head_timings() | {"image": image_timings()}
-    results = []
-    for what, timing in timings.items():
-        peer = next(name for name in timing if name != "adlib")
-        ratio = timing[peer]["seconds"] / timing["adlib"]["seconds"]
-        results.append({"what": what, "peer": peer, "ratio": round(ratio, 3), "timing": timing})
-        print(f"{what}: adlib {timing['adlib']['seconds'] * 1e3:.1f} ms, {peer} {ratio:.2f} times that", flush=True)
-    report = {
-        "name": "speed, simplenet", "command": "python benchmarks/speed_simplenet.py",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__.split("+")[0]},
-        "threads": torch.get_num_threads(), "device": "cpu", "seed": SEED,
-        "OMP_WAIT_POLICY": os.environ["OMP_WAIT_POLICY"], "load_average": os.getloadavg()[0],
-        "seconds": round(time.perf_counter() - began, 1),
-        "data": f"random features: {IMAGES} images of {PATCHES} patches, {CHANNELS} channels, hidden {HIDDEN}, "
-        f"batches of {BATCH} images", "results": results,
-    }  # fmt: skip
-    out = Path(__file__).parent / "results" / "speed_simplenet.json"
-    out.with_suffix(".part").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    os.replace(out.with_suffix(".part"), out)
-    print(f"wrote {out.name}")
+def measure(small: bool, scratch: Path) -> dict[str, Any]:
+    timings = head_timings(small) | {"image": image_timings()}
+    return {"data": f"random features: {IMAGES} images of {PATCHES} patches, {CHANNELS} channels, hidden {HIDDEN}, "
+            f"batches of {BATCH} images", "results": [entry(what, timing) for what, timing in timings.items()]}
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, measure)
