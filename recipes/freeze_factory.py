@@ -3,7 +3,7 @@
     python recipes/freeze_factory.py
 
 Only after `VERSION` in adlib/factory/synthetic.py has been raised; then every result on the factory in
-benchmarks/results is measured again.
+benchmarks/accuracy is measured again.
 """
 
 from __future__ import annotations
