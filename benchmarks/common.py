@@ -23,10 +23,17 @@ from adlib.metrics import image_auroc, image_auroc_interval
 REAL = {"bottle": ("mvtec_ad", "bottle"), "magnetic_tile": ("magnetic_tile", None)}
 
 
-def arguments(doc: str, out: Path | None, about_out: str | None = None) -> argparse.ArgumentParser:
-    """A parser that knows --out; `doc` is the script's docstring, `out` the file that is written by default."""
+def arguments(
+    doc: str, out: Path | None, about_out: str | None = None, *, data: Sequence[str] = (), seeds: Sequence[int] = ()
+) -> argparse.ArgumentParser:
+    """A parser that knows --out and, where they are given, --data with --root, and --seeds with its default."""
     parser = argparse.ArgumentParser(f"python -m {module()}", description=doc.splitlines()[0])
     parser.add_argument("--out", type=Path, default=out, help=about_out or f"default: {out and out.name}")
+    if data:
+        parser.add_argument("--data", nargs="+", choices=data)
+        parser.add_argument("--root", type=Path, help="the folder that holds the real data sets")
+    if seeds:
+        parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
     return parser
 
 
@@ -72,8 +79,7 @@ def load(name: str, seed: int, root: Path | None) -> tuple[list[Sample], list[Sa
     if name not in REAL:
         data = SyntheticFactory(name, seed=seed)
         return list(data.train), list(data.test)
-    dataset, category = REAL[name]
-    train, test = open_dataset(dataset, root and root / dataset, category).split()
+    train, test = open_dataset(REAL[name][0], root and root / REAL[name][0], REAL[name][1]).split()
     return list(train), list(test)
 
 

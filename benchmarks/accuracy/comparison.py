@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from adlib import EfficientAD, PatchCore, SimpleNet, spd
+from adlib import EfficientAD, PatchCore, SimpleNet
 from adlib.datasets import Sample, SyntheticFactory, hold_out, in_memory
 from adlib.detector import Detector
 from adlib.factory.synthetic import PRODUCTS
@@ -41,7 +41,7 @@ from adlib.metrics import au_pro, au_spro
 from adlib.resnet import ResNet18
 from benchmarks import common
 from benchmarks.accuracy.efficientad import SMALL, small
-from benchmarks.accuracy.spd import BATCH, SIZE, STEPS, VARIANTS, WIDTH, training_tiles
+from benchmarks.accuracy.spd import STEPS, WIDTH, trained
 
 WAYS = ("patchcore", "simplenet", "efficientad", "patchcore_128", "base", "spd")
 DIGITS = 6  # of a score that is kept
@@ -49,16 +49,12 @@ DIGITS = 6  # of a score that is kept
 
 def backbone(variant: str, seed: int, folder: Path) -> ResNet18:
     """The network of benchmarks/accuracy/spd.py, trained by SimSiam without or with SPD; kept in `folder`."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = ResNet18(WIDTH)
     path = folder / f"simsiam_{variant}_{seed}.safetensors"
     if path.is_file():
+        network = ResNet18(WIDTH)
         network.load_state_dict(load_file(path), strict=False)
         return network.eval()
-    images, _ = training_tiles(seed)
-    network = spd.pretrain(images, objective="simsiam", backbone=network, image_size=SIZE, steps=STEPS,
-                           batch_size=BATCH, seed=seed, device="cpu", **VARIANTS[variant]).eval()  # fmt: skip
+    network, *_ = trained("simsiam", variant, seed, STEPS)
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous() for k, v in network.state_dict().items()}, path)
     return network
@@ -95,9 +91,6 @@ def run(way: str, name: str, seed: int, train: list[Sample], test: list[Sample],
             "au_pro": au_pro([s.mask.numpy() for s in test], maps),
             "au_spro_0.05": au_spro([s.regions for s in test], maps),
             "scores": [float(f"{s:.{DIGITS}g}") for s in prediction.scores]}  # fmt: skip
-
-
-# ---------------------------------------------------------------------- time and memory
 
 
 def cost(way: str, seed: int, folder: Path, answer: Any) -> None:
@@ -142,15 +135,9 @@ def costs(seed: int, folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-# ---------------------------------------------------------------------- the files
-
-
 def main() -> None:
-    parser = common.arguments(__doc__, Path(__file__).with_suffix(".json"))
-    parser.add_argument("--data", nargs="+", choices=[*PRODUCTS, "bottle"])
+    parser = common.arguments(__doc__, Path(__file__).with_suffix(".json"), data=[*PRODUCTS, "bottle"], seeds=range(3))
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--root", type=Path)
     parser.add_argument("--cost", action="store_true")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "adlib_spd_backbones")
     args = parser.parse_args()

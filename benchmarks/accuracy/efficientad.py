@@ -53,13 +53,10 @@ def run(
     detector = EfficientAD(device="cpu", seed=seed, **options).fit(small(rest, side), validation=small(held, side))
     spent = time.process_time() - start
     seen = small(test, side)
-    maps: list[list[torch.Tensor]] = [[], []]
     with torch.inference_mode():
-        for i in range(0, len(seen), 50):
-            batch = torch.stack([s.image for s in seen[i : i + 50]])
-            for part, found in zip(maps, detector.both_maps(batch), strict=True):
-                part.append(found)
-    student, autoencoder = (normalise_map(torch.cat(m), q) for m, q in zip(maps, detector.quantiles, strict=True))
+        found = [detector.both_maps(torch.stack([s.image for s in seen[i : i + 50]])) for i in range(0, len(seen), 50)]
+    maps = (torch.cat(part) for part in zip(*found, strict=True))
+    student, autoencoder = (normalise_map(m, q) for m, q in zip(maps, detector.quantiles, strict=True))
     scores = detector.predict(seen).scores
     result = {"cpu_minutes": round(spent / 60, 1), **by_type(test, scores)}
     for name, alone in (("student_map", student), ("autoencoder_map", autoencoder)):
@@ -109,10 +106,8 @@ def paired(samples: list[list[Sample]], ours: list[np.ndarray], theirs: list[np.
 
 
 def main() -> None:
-    parser = common.arguments(__doc__, Path(__file__).with_suffix(".json"), "_choices or _maps is added where it fits")
-    parser.add_argument("--data", nargs="+", choices=[*PRODUCTS, "bottle"])
-    parser.add_argument("--root", type=Path)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = common.arguments(__doc__, Path(__file__).with_suffix(".json"), "_choices or _maps is added where it fits",
+                              data=[*PRODUCTS, "bottle"], seeds=range(3))  # fmt: skip
     parser.add_argument("--choices", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)

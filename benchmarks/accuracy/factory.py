@@ -77,9 +77,8 @@ def speed(product: str) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = common.arguments(__doc__, Path(__file__).with_suffix(".json"))
+    parser = common.arguments(__doc__, Path(__file__).with_suffix(".json"), seeds=[0])
     parser.add_argument("--products", nargs="+", default=list(PRODUCTS), choices=list(PRODUCTS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     args = parser.parse_args()
     old = common.read(args.out, {"factory_version": None})
     products = old["products"] if (old["factory_version"], old.get("seeds")) == (VERSION, args.seeds) else {}

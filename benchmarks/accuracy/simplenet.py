@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from adlib import SimpleNet
 from adlib.backbones import load_backbone
@@ -44,16 +43,13 @@ CHOICES = [*({"noise_ratio": ratio, "hidden": None} for ratio in (0.05, 0.1, 0.2
 
 
 class Data:
-    """The samples of one data set and the patch features of their images, computed once."""
+    """The test samples of one data set, and the patch features (n, P, C) of all its images, computed once."""
 
-    def __init__(self, train: list[Sample], test: list[Sample]) -> None:
-        self.test, self.extractor = test, PatchFeatures(load_backbone("adlib_resnet18"))
-        self.train_features, self.test_features = self._features(train), self._features(test)
-
-    def _features(self, samples: list[Sample]) -> Tensor:
+    def __init__(self, *parts: list[Sample]) -> None:
+        self.test, extractor = parts[1], PatchFeatures(load_backbone("adlib_resnet18"))
         with torch.inference_mode():
-            rows = [to_rows(self.extractor(resize_image(s.image, (224, 224))[None])) for s in samples]
-        return torch.stack(rows).clone()  # (n, P, C)
+            rows = [[to_rows(extractor(resize_image(s.image, (224, 224))[None])) for s in part] for part in parts]
+        self.train_features, self.test_features = (torch.stack(part).clone() for part in rows)
 
     def scores(self, head: Head) -> np.ndarray:
         with torch.no_grad():
@@ -81,10 +77,8 @@ def run(data: Data, seed: int, *, noise_ratio: float = NOISE, pixels: bool = Fal
 
 
 def main() -> None:
-    parser = common.arguments(__doc__, Path(__file__).with_suffix(".json"), "with --choices, _choices is added to it")
-    parser.add_argument("--data", nargs="+", choices=[*PRODUCTS, *REAL])
-    parser.add_argument("--root", type=Path)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser = common.arguments(__doc__, Path(__file__).with_suffix(".json"), "with --choices, _choices is added to it",
+                              data=[*PRODUCTS, *REAL], seeds=range(5))  # fmt: skip
     parser.add_argument("--choices", action="store_true")
     args = parser.parse_args()
     names = args.data or [*PRODUCTS, *(REAL if args.root else ())]

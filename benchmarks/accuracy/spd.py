@@ -103,23 +103,29 @@ def measure(backbone: nn.Module, seed: int) -> dict[str, Any]:
                     "pixel_auroc": pixel_auroc(np.stack([s.mask.numpy() for s in test]), maps)}  # fmt: skip
 
 
-def one_run(objective: str, variant: str, seed: int, steps: int) -> dict[str, Any]:
-    torch.set_num_threads(1)
+def trained(objective: str, variant: str, seed: int, steps: int) -> tuple[nn.Module, dict[str, list[float]], float]:
+    """The network, the losses of its steps, and the processor's seconds that they took."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         backbone: nn.Module = ResNet18(WIDTH)
-    about = {"objective": objective, "variant": variant, "seed": seed}
+    history: dict[str, list[float]] = {}
+    if objective == "untrained":
+        return backbone.eval(), history, 0.0
+    images, labels = training_tiles(seed)
+    given = {"labels": labels} if objective == "supervised" else {}
     began = time.process_time()
-    if objective != "untrained":
-        images, labels = training_tiles(seed)
-        given = {"labels": labels} if objective == "supervised" else {}
-        began, history = time.process_time(), {}
-        backbone = spd.pretrain(images, objective=objective, backbone=backbone, image_size=SIZE, steps=steps,
-                                batch_size=BATCH, seed=seed, device="cpu", history=history, **given,
-                                **VARIANTS[variant])  # fmt: skip
+    backbone = spd.pretrain(images, objective=objective, backbone=backbone, image_size=SIZE, steps=steps,
+                            batch_size=BATCH, seed=seed, device="cpu", history=history, **given, **VARIANTS[variant])
+    return backbone.eval(), history, time.process_time() - began
+
+
+def one_run(objective: str, variant: str, seed: int, steps: int) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    backbone, history, seconds = trained(objective, variant, seed, steps)
+    about: dict[str, Any] = {"objective": objective, "variant": variant, "seed": seed}
+    if history:
         about["last_losses"] = {name: round(float(np.mean(values[-20:])), 4) for name, values in history.items()}
-    about["training_cpu_seconds"] = round(time.process_time() - began, 1)
-    return about | measure(backbone.eval(), seed)
+    return about | {"training_cpu_seconds": round(seconds, 1)} | measure(backbone, seed)
 
 
 def wanted(objectives: list[str], variants: list[str], seeds: list[int] | None) -> list[tuple[str, str, int]]:

@@ -9,7 +9,6 @@ would take minutes, it runs for a sample of its iterations and the JSON says "ex
 from __future__ import annotations
 
 import statistics
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from adlib.coreset import covering_radius, jl_dimension, k_center_greedy, random
 from adlib.datasets import SyntheticFactory
 from adlib.features import PatchFeatures, to_rows
 from adlib.images import resize_image
-from benchmarks.speed.timing import SEED, extra_memory, rounded, run
+from benchmarks.speed.timing import SEED, extra_memory, rounded, run, seconds
 
 LIMIT = 150.0  # seconds; a loop that would take longer is extrapolated
 SAMPLE = 15.0  # seconds that are spent on the iterations of such a loop
@@ -89,9 +88,7 @@ def greedy_loop(loop: AnomalibForm | OfficialForm, k: int) -> dict[str, Any]:
     """Seconds of k steps: run whole if that takes at most LIMIT, else k times the median of those in SAMPLE seconds."""
     steps: list[float] = []
     while len(steps) < k:
-        began = time.perf_counter()
-        loop.step()
-        steps.append(time.perf_counter() - began)
+        steps.append(seconds(loop.step))
         if sum(steps) > SAMPLE and statistics.median(steps) * k > LIMIT:
             break
     whole = len(steps) == k
@@ -107,10 +104,8 @@ def coreset(small: bool, scratch: Path) -> dict[str, Any]:
         file = str(scratch / f"features_{n}.pt")
         torch.save(x, file)
         k_center_greedy(x[:2000], 100, start=SEED)  # warm-up
-        ours = []
-        began = time.perf_counter()
-        chosen = k_center_greedy(x, k, start=SEED)
-        ours.append(time.perf_counter() - began)
+        greedy = partial(_our_coreset, k)
+        ours, chosen = [seconds(partial(greedy, x))], greedy(x)
         result: dict[str, Any] = {"n": n, "k": k, "d": x.shape[1]}
         jl = jl_dimension(n, 0.9)
         peers = {
@@ -126,20 +121,19 @@ def coreset(small: bool, scratch: Path) -> dict[str, Any]:
             if not result[name]["extrapolated"]:
                 result[name]["covering_radius"] = covering_radius(x, torch.tensor(loop.centres[:k]))
             if len(ours) < 3:  # ours again, between the others
-                began = time.perf_counter()
-                k_center_greedy(x, k, start=SEED)
-                ours.append(time.perf_counter() - began)
+                ours.append(seconds(partial(greedy, x)))
         result["adlib"] = {"seconds": statistics.median(ours), "all": [round(s, 4) for s in ours],
                            "covering_radius": covering_radius(x, chosen),
-                           "extra_mb": extra_memory(partial(_our_coreset, k), file)}  # fmt: skip
+                           "extra_mb": extra_memory(greedy, file)}  # fmt: skip
         result["ratios"] = {name: result[name]["seconds"] / result["adlib"]["seconds"] for name in peers}
         results.append(result)
         print(f"coreset {n}/{k}: {result['adlib']['seconds']:.2f} s, ratios {rounded(result['ratios'])}", flush=True)
     return {"data": " ".join((factory_features.__doc__ or "").split()), "results": results}
 
 
-def _our_coreset(k: int, x: Tensor) -> None:
-    k_center_greedy(x, k, start=SEED)
+def _our_coreset(k: int, x: Tensor) -> Tensor:
+    return k_center_greedy(x, k, start=SEED)
+
 
 if __name__ == "__main__":
     run(__doc__, coreset)

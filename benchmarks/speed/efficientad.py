@@ -39,8 +39,6 @@ from benchmarks.speed.timing import SEED, alternate, entry, run
 BANK = 200 * 784 // 10  # rows: PatchCore's default for 200 images
 RATE, DECAY, P_HARD = 1e-4, 1e-5, 0.999  # of the reference
 
-# ---------------------------------------------------------------------- the plain form
-
 
 class Plain(nn.Module):
     """The networks of a detector of size "s" as Sequentials: its weights, copied, but not its memory format."""
@@ -117,9 +115,6 @@ def autoencoder_layers(like: AutoEncoder, out: int) -> list[nn.Module]:
 def quantile_loss(teacher: Tensor, student: Tensor) -> Tensor:
     distance = (teacher - student) ** 2
     return distance[distance >= torch.quantile(distance, P_HARD)].mean()
-
-
-# ---------------------------------------------------------------------- measuring
 
 
 def detector_for(image: Tensor, width: float = 1.0, **options: Any) -> EfficientAD:
@@ -219,9 +214,6 @@ def whole_images(image: Tensor, repeats: int) -> list[dict[str, Any]]:
         timing = alternate(forms, repeats)
     return [entry(f"whole image, {peer}", {"adlib": timing["adlib"], peer: timing[peer]})
             for peer in timing if peer != "adlib"]  # fmt: skip
-
-
-# ---------------------------------------------------------------------- the script
 
 
 def measure(small: bool, scratch: Path) -> dict[str, Any]:

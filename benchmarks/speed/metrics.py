@@ -87,5 +87,6 @@ def measure_metrics(small: bool, scratch: Path) -> dict[str, Any]:
 def _on_arrays(name: str, masks: Tensor, maps: Tensor) -> None:
     (globals().get(name) or getattr(metrics, name))(masks.numpy(), maps.numpy())
 
+
 if __name__ == "__main__":
     run(__doc__, measure_metrics)

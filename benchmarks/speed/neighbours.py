@@ -73,5 +73,6 @@ def _faiss_search(rows: Tensor, queries: Tensor) -> Callable[[], Any]:
     index.add(rows.numpy())
     return lambda: index.search(queries.numpy(), 1)
 
+
 if __name__ == "__main__":
     run(__doc__, neighbours)

@@ -77,5 +77,6 @@ def patchcore(small: bool, scratch: Path) -> dict[str, Any]:
               f"scores differ by {difference:.1e}", flush=True)
     return {"data": " ".join((patchcore.__doc__ or "").split()), "results": results}
 
+
 if __name__ == "__main__":
     run(__doc__, patchcore)

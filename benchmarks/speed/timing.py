@@ -24,17 +24,19 @@ from benchmarks import common
 SEED = 0
 
 
+def seconds(form: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    form()
+    return time.perf_counter() - began
+
+
 def alternate(forms: dict[str, Callable[[], Any]], repeats: int) -> dict[str, dict[str, Any]]:
     """Seconds of each form: one call to warm up, then `repeats` rounds in which each has its turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in forms}
     for form in forms.values():
         form()
-    for _ in range(repeats):
-        for name, form in forms.items():
-            began = time.perf_counter()
-            form()
-            seconds[name].append(time.perf_counter() - began)
-    return {name: {"seconds": statistics.median(s), "all": [round(x, 5) for x in s]} for name, s in seconds.items()}
+    rounds = [{name: seconds(form) for name, form in forms.items()} for _ in range(repeats)]
+    return {name: {"seconds": statistics.median(r[name] for r in rounds), "all": [round(r[name], 5) for r in rounds]}
+            for name in forms}  # fmt: skip
 
 
 def extra_memory(form: Callable[..., Any], *inputs: str) -> float:
