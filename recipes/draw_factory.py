@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from adlib.datasets import Sample, SyntheticFactory
-from adlib.factory.synthetic import PRODUCTS
+from adlib.factory import PRODUCTS
 
 COLUMNS, PANEL, INK, MARK = 8, 1.75, "#222222", "#FF2AB0"
 # Which test image of each kind is shown; where none is named, the first.

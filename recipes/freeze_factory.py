@@ -3,7 +3,7 @@
     python recipes/freeze_factory.py
 
 Only after `VERSION` in adlib/factory/synthetic.py has been raised; then every result on the factory in
-benchmarks/results is measured again.
+benchmarks/accuracy is measured again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 
 from adlib.datasets import Sample, SyntheticFactory
-from adlib.factory.synthetic import PRODUCTS, VERSION
+from adlib.factory import PRODUCTS, VERSION
 
 FILE = Path(__file__).resolve().parent.parent / "tests" / "library" / "factory_hashes.json"
 

@@ -1,4 +1,4 @@
-"""The results page of the book, made from benchmarks/results/*.json and benchmarks/published.json.
+"""The results page of the book, made from the JSON files in benchmarks/.
 
     python book/tools/results.py            # prints the page
     python book/tools/results.py --readme   # writes the table of the README
@@ -15,7 +15,7 @@ from typing import Any
 
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "au_pro": "AU-PRO"}
 # Beginnings of the names of reports that are no accuracy of PatchCore on one data set.
-OTHER_REPORTS = ("factory", "speed_", "spd", "backbones", "simplenet", "efficientad", "comparison")
+OTHER_REPORTS = ("factory", "spd", "backbones", "simplenet", "efficientad", "comparison")
 NEEDED = ("name", "command", "versions", "backbone", "dataset", "category", "protocol", "seeds", "results")
 
 
@@ -102,10 +102,10 @@ def accuracy_table(entries: list[dict[str, Any]]) -> list[str]:
 
 
 def patchcore_tables(benchmarks: Path) -> list[str]:
-    """PatchCore on real images, from benchmarks/patchcore.py, as Markdown."""
-    ours = read_results(benchmarks / "results")
+    """PatchCore on real images, from benchmarks/accuracy/patchcore.py, as Markdown."""
+    ours = read_results(benchmarks / "accuracy")
     if not ours:
-        return ["There are no measurements in `benchmarks/results/` yet."]
+        return ["There are no measurements in `benchmarks/accuracy/` yet."]
     lines = ["## PatchCore on real images", "", *accuracy_table(ours), ""]
     protocols = dict.fromkeys((data_name(e), e["protocol"]) for e in ours)
     lines += [f"- **{name}**: {protocol}." for name, protocol in protocols] + [""]
@@ -132,8 +132,8 @@ WAYS = {"random": "PatchCore, random weights", "global average": "nearest neighb
 
 
 def factory_table(benchmarks: Path) -> str:
-    """How hard each product of the factory is, as MyST Markdown, from benchmarks/results/factory.json."""
-    report = json.loads((benchmarks / "results" / "factory.json").read_text(encoding="utf-8"))
+    """How hard each product of the factory is, as MyST Markdown, from benchmarks/accuracy/factory.json."""
+    report = json.loads((benchmarks / "accuracy" / "factory.json").read_text(encoding="utf-8"))
     kinds = [(product, kind) for product, entry in report["products"].items() for kind in ("structural", "logical")
              if kind in entry["patchcore"][0]]
     rows = [["PatchCore, defaults", *(cell(report["products"][p]["patchcore"], kind) for p, kind in kinds)]]
@@ -175,11 +175,11 @@ EFFICIENTAD_SPEED = {
 
 
 def speed_tables(benchmarks: Path) -> list[str]:
-    """The measurements of benchmarks/speed.py as Markdown, each beside the other form that ran in the same run."""
+    """The measurements of benchmarks/speed/ as Markdown, each beside the other form that ran in the same run."""
     reports = {path.stem: json.loads(path.read_text(encoding="utf-8"))
-               for path in sorted((benchmarks / "results").glob("speed_*.json"))}
+               for path in sorted((benchmarks / "speed").glob("*.json"))}
     rows: list[list[str]] = []
-    for e in reports.get("speed_coreset", {"results": []})["results"]:
+    for e in reports.get("coreset", {"results": []})["results"]:
         what = f"coreset, {e['k']:,} of {e['n']:,}, d = {e['d']}"
         names = {"official_form_128": "official approximate loop, projected to 128"}
         for key in e["ratios"]:
@@ -188,19 +188,19 @@ def speed_tables(benchmarks: Path) -> list[str]:
             note = " (extrapolated)" if e[key]["extrapolated"] else ""
             rows.append([what, seconds(e["adlib"]["seconds"]), f"{e['adlib']['extra_mb']:.0f} MB", peer,
                          seconds(e[key]["seconds"]) + note, f"{e['ratios'][key]:.1f}"])
-    for e in reports.get("speed_metrics", {"results": []})["results"]:
+    for e in reports.get("metrics", {"results": []})["results"]:
         peer = {"sorted_au_pro": "all pixels sorted, as anomalib does", "sklearn_auroc": "scikit-learn"}[e["peer"]]
         ours, theirs = (seconds(e["timing"][form]["seconds"]) for form in ("adlib", "peer"))
         what, memory = f"{METRICS[e['measure']]}, {e['images']} maps of 256×256", e["extra_mb"]
         rows.append([what, ours, f"{memory['adlib']:.0f} MB", f"{peer} ({memory['peer']:.0f} MB)", theirs,
                      f"{e['ratio']:.1f}"])
-    for e in reports.get("speed_neighbours", {"results": []})["results"]:
+    for e in reports.get("neighbours", {"results": []})["results"]:
         if "faiss_flat" in e:
             memory = f"{e['adlib']['extra_mb']:.0f} MB" if "extra_mb" in e["adlib"] else "–"
             rows.append([f"784 nearest neighbours of {e['n']:,}, d = {e['d']}",
                          seconds(e["adlib_prepared_bank"]["seconds"]), memory, "faiss, flat index",
                          seconds(e["faiss_flat"]["seconds"]), f"{1 / e['to_faiss']['adlib_prepared_bank']:.2f}"])
-    for e in reports.get("speed_patchcore", {"results": []})["results"]:
+    for e in reports.get("patchcore", {"results": []})["results"]:
         images = "one image" if e["batch"] == 1 else f"{e['batch']} images at a time"
         ours, theirs = (seconds(e["timing"][form]["seconds"]) for form in ("adlib", "anomalib_form"))
         rows.append([f"PatchCore, {images}, ResNet-18, bank of {e['bank']:,}", ours, "–",
@@ -209,10 +209,10 @@ def speed_tables(benchmarks: Path) -> list[str]:
              "image": "PatchCore with its defaults, bank of 200 images"}
     names = {"training": "SimpleNet, a training pass over 64 × 784 × 1,536 numbers",
              "image": "SimpleNet, one whole image", "scoring": "SimpleNet's head, 784 patches of 1,536 numbers"}
-    for e in reports.get("speed_simplenet", {"results": []})["results"]:
+    for e in reports.get("simplenet", {"results": []})["results"]:
         ours, theirs = (seconds(e["timing"][form]["seconds"]) for form in ("adlib", e["peer"]))
         rows.append([names[e["what"]], ours, "–", peers[e["what"]], theirs, f"{e['ratio']:.2f}"])
-    for e in reports.get("speed_efficientad", {"results": []})["results"]:
+    for e in reports.get("efficientad", {"results": []})["results"]:
         what, peer = EFFICIENTAD_SPEED[e["what"]]
         ours, theirs = (seconds(e["timing"][form]["seconds"]) for form in ("adlib", e["peer"]))
         rows.append([what, ours, "–", peer, theirs, f"{e['ratio']:.2f}"])
@@ -232,7 +232,7 @@ def speed_tables(benchmarks: Path) -> list[str]:
 
 def backbone_tables(benchmarks: Path) -> list[str]:
     """Every candidate for the shipped backbone, one table for each size of the images, as Markdown."""
-    path = benchmarks / "results" / "backbones.json"
+    path = benchmarks / "accuracy" / "backbones.json"
     if not path.is_file():
         return []
     report = json.loads(path.read_text(encoding="utf-8"))
@@ -248,8 +248,8 @@ def backbone_tables(benchmarks: Path) -> list[str]:
 
 
 def spd_tables(benchmarks: Path) -> list[str]:
-    """Pre-training with and without SPD, from benchmarks/spd.py, as Markdown."""
-    path = benchmarks / "results" / "spd.json"
+    """Pre-training with and without SPD, from benchmarks/accuracy/spd.py, as Markdown."""
+    path = benchmarks / "accuracy" / "spd.json"
     if not path.is_file():
         return []
     report = json.loads(path.read_text(encoding="utf-8"))
@@ -268,8 +268,8 @@ def spd_tables(benchmarks: Path) -> list[str]:
 
 
 def simplenet_tables(benchmarks: Path) -> list[str]:
-    """SimpleNet over seeds, by the last epoch and by the best one on the test set, from benchmarks/simplenet.py."""
-    path = benchmarks / "results" / "simplenet.json"
+    """SimpleNet over seeds, by the last epoch and by the best one on the test set, of benchmarks/accuracy."""
+    path = benchmarks / "accuracy" / "simplenet.json"
     if not path.is_file():
         return []
     report = json.loads(path.read_text(encoding="utf-8"))
@@ -290,8 +290,8 @@ def simplenet_tables(benchmarks: Path) -> list[str]:
 
 
 def efficientad_tables(benchmarks: Path) -> list[str]:
-    """EfficientAD beside PatchCore on the same images, from benchmarks/efficientad.py, as Markdown."""
-    folder, lines = benchmarks / "results", ["## EfficientAD", ""]
+    """EfficientAD beside PatchCore on the same images, from benchmarks/accuracy/efficientad.py, as Markdown."""
+    folder, lines = benchmarks / "accuracy", ["## EfficientAD", ""]
     if not (folder / "efficientad.json").is_file():
         return []
     report = json.loads((folder / "efficientad.json").read_text(encoding="utf-8"))
@@ -323,8 +323,8 @@ WAY_NAMES = {"patchcore": "PatchCore", "simplenet": "SimpleNet", "efficientad": 
 
 
 def comparison_tables(benchmarks: Path) -> list[str]:
-    """The detectors on the same images, and what they cost, from benchmarks/comparison.py, as Markdown."""
-    path = benchmarks / "results" / "comparison.json"
+    """The detectors on the same images, and what they cost, from benchmarks/accuracy/comparison.py, as Markdown."""
+    path = benchmarks / "accuracy" / "comparison.json"
     if not path.is_file():
         return []
     report = json.loads(path.read_text(encoding="utf-8"))
@@ -357,7 +357,7 @@ README_TABLE = re.compile(r"(<!-- results: .*? -->\n).*?(<!-- end of results -->
 
 def with_table(readme: str, benchmarks: Path) -> str:
     """The text of the README with its results as they are in `benchmarks`."""
-    lines = accuracy_table(read_results(benchmarks / "results"))
+    lines = accuracy_table(read_results(benchmarks / "accuracy"))
     return README_TABLE.sub(lambda m: m[1] + "\n".join(lines) + "\n" + m[2], readme)
 
 

@@ -22,7 +22,7 @@ from packaging.version import Version
 
 import build
 import results
-from adlib.factory.synthetic import PRODUCTS, VERSION
+from adlib.factory import PRODUCTS, VERSION
 from repository import ROOT, badge, read_repository
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -196,7 +196,7 @@ def measurement(**changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def benchmarks(tmp_path: Path) -> Path:
-    (tmp_path / "results").mkdir()
+    (tmp_path / "accuracy").mkdir()
     shutil.copy(ROOT / "benchmarks" / "published.json", tmp_path)
     return tmp_path
 
@@ -206,7 +206,7 @@ def results_text(benchmarks: Path) -> str:
 
 
 def test_results_page(benchmarks: Path) -> None:
-    (benchmarks / "results" / "a.json").write_text(json.dumps(measurement()))
+    (benchmarks / "accuracy" / "a.json").write_text(json.dumps(measurement()))
     text = results_text(benchmarks)
     assert "0.990 ± 0.014 [0.970, 1.000]" in text  # mean and deviation of 0.98 and 1.0, by hand
     assert "| d c | small | 2 |" in text and "python a.py" in text and "torch 2.15" in text
@@ -220,7 +220,7 @@ def test_results_page(benchmarks: Path) -> None:
     (json.dumps(measurement(seeds=[0], results=[{"seed": 0, "au_pro": {"value": 97.1}}])), "a.json: au_pro is 97.1"),
 ])
 def test_unusable_measurements_are_refused_by_name(benchmarks: Path, content: str, message: str) -> None:
-    (benchmarks / "results" / "a.json").write_text(content)
+    (benchmarks / "accuracy" / "a.json").write_text(content)
     with pytest.raises(ValueError, match=message):
         results.page(benchmarks)
 
@@ -234,7 +234,7 @@ def test_published_figures_have_a_source() -> None:
 
 def test_the_committed_results_make_a_page() -> None:
     text = results_text(ROOT / "benchmarks")
-    for entry in results.read_results(ROOT / "benchmarks" / "results"):
+    for entry in results.read_results(ROOT / "benchmarks" / "accuracy"):
         assert entry["backbone"] in text and entry["command"] in text
 
 
@@ -243,7 +243,7 @@ def test_the_committed_results_make_a_page() -> None:
 
 def test_the_factory_page_shows_what_was_measured() -> None:
     assert (ROOT / "book" / "factory.md").read_text(encoding="utf-8").count(results.FACTORY_PLACE) == 1
-    report = json.loads((ROOT / "benchmarks" / "results" / "factory.json").read_text(encoding="utf-8"))
+    report = json.loads((ROOT / "benchmarks" / "accuracy" / "factory.json").read_text(encoding="utf-8"))
     assert report["factory_version"] == VERSION and list(report["products"]) == list(PRODUCTS)
     text = results.factory_table(ROOT / "benchmarks")
     for product, entry in report["products"].items():
@@ -260,16 +260,16 @@ def test_the_factory_page_shows_what_was_measured() -> None:
 
 def test_the_results_page_shows_the_speed() -> None:
     text = results_text(ROOT / "benchmarks")
-    if not list((ROOT / "benchmarks" / "results").glob("speed_*.json")):
+    if not list((ROOT / "benchmarks" / "speed").glob("*.json")):
         assert "## Speed" not in text
-        pytest.skip("the speed has not been measured yet: python benchmarks/speed.py")
-    for path in (ROOT / "benchmarks" / "results").glob("speed_*.json"):
+        pytest.skip("the speed has not been measured yet: python -m benchmarks.speed.coreset")
+    for path in (ROOT / "benchmarks" / "speed").glob("*.json"):
         report = json.loads(path.read_text(encoding="utf-8"))
         assert "--small" not in report["command"] and report["command"] in text
-    for entry in json.loads((ROOT / "benchmarks" / "results" / "speed_coreset.json").read_text())["results"]:
+    for entry in json.loads((ROOT / "benchmarks" / "speed" / "coreset.json").read_text())["results"]:
         assert f"{entry['k']:,} of {entry['n']:,}" in text
         assert all(f"| {ratio:.1f} |" in text for ratio in entry["ratios"].values())
-    found = {name: json.loads((ROOT / f"benchmarks/results/speed_{name}.json").read_text())["results"]
+    found = {name: json.loads((ROOT / f"benchmarks/speed/{name}.json").read_text())["results"]
              for name in ("coreset", "neighbours", "metrics", "patchcore")}
     first, large = found["coreset"]  # what the book says of the speed
     assert first["ratios"]["anomalib_form"] >= 20 and first["ratios"]["official_form_128"] >= 10
@@ -281,7 +281,7 @@ def test_the_results_page_shows_the_speed() -> None:
 
 def test_the_results_page_shows_simplenet() -> None:
     text = results_text(ROOT / "benchmarks")
-    report = json.loads((ROOT / "benchmarks" / "results" / "simplenet.json").read_text(encoding="utf-8"))
+    report = json.loads((ROOT / "benchmarks" / "accuracy" / "simplenet.json").read_text(encoding="utf-8"))
     rows: dict[tuple[str, str], list[float]] = {}
     for run in report["results"]:
         rows.setdefault((run["data"], run["options"]["decay"]), []).append(run["image_auroc"]["value"])
@@ -291,14 +291,14 @@ def test_the_results_page_shows_simplenet() -> None:
     for (name, _), values in rows.items():
         assert len(values) == (3 if name == "magnetic_tile" else 5), name
         assert f"{statistics.fmean(values):.3f} ± {statistics.stdev(values):.3f}" in text, name
-    speed = json.loads((ROOT / "benchmarks/results/speed_simplenet.json").read_text())["results"]
+    speed = json.loads((ROOT / "benchmarks/speed/simplenet.json").read_text())["results"]
     ratio = {entry["what"]: entry["ratio"] for entry in speed}
     assert ratio["training"] >= 1 and ratio["scoring"] >= 2  # what the book says of the speed
 
 
 def test_the_results_page_shows_efficientad() -> None:
     text = results_text(ROOT / "benchmarks")
-    report = json.loads((ROOT / "benchmarks" / "results" / "efficientad.json").read_text(encoding="utf-8"))
+    report = json.loads((ROOT / "benchmarks" / "accuracy" / "efficientad.json").read_text(encoding="utf-8"))
     runs = {name: [r for r in report["results"] if r["data"] == name] for name in [*PRODUCTS, "bottle"]}
     for name, found in runs.items():
         assert found and all(r["cpu_minutes"] <= 40 for r in found), name
@@ -309,7 +309,7 @@ def test_the_results_page_shows_efficientad() -> None:
     difference = report["kit_logical_minus_patchcore"]  # what the book says
     assert difference["value"] == pytest.approx(statistics.fmean(gains)) and difference["value"] >= 0.10
     assert 0 < difference["low"] < difference["value"] < difference["high"]
-    speed = json.loads((ROOT / "benchmarks/results/speed_efficientad.json").read_text())["results"]
+    speed = json.loads((ROOT / "benchmarks/speed/efficientad.json").read_text())["results"]
     ratio = {entry["what"]: entry["ratio"] for entry in speed}
     assert ratio["forward"] >= 1 and ratio["training step"] >= 1 and ratio["channels_last"] >= 1.05
     assert all(f"| {entry['ratio']:.2f} |" in text for entry in speed)

@@ -102,7 +102,7 @@ def test_status_page_shows_a_failure(tmp_path: Path) -> None:
 
 
 def test_the_comparison_is_whole_and_its_scores_give_its_figures() -> None:
-    folder = ROOT / "benchmarks" / "results"
+    folder = ROOT / "benchmarks" / "accuracy"
     report, kept = (json.loads((folder / f"comparison{end}.json").read_text()) for end in ("", "_scores"))
     runs = {(r["data"], r["seed"], r["way"]): r for r in report["results"]}
     ways = ("patchcore", "simplenet", "efficientad", "patchcore_128", "base", "spd")
@@ -127,7 +127,7 @@ def test_the_results_page_shows_the_comparison() -> None:
 
 
 def test_a_coarse_patchcore_closes_most_of_the_gap_to_efficientad() -> None:  # as the results page says
-    runs = json.loads((ROOT / "benchmarks" / "results" / "comparison.json").read_text())["results"]
+    runs = json.loads((ROOT / "benchmarks" / "accuracy" / "comparison.json").read_text())["results"]
     mean = {way: np.mean([r["logical"]["value"] for r in runs if (r["data"], r["way"]) == ("kit", way)])
             for way in ("patchcore", "patchcore_128", "efficientad")}
     assert mean["efficientad"] - mean["patchcore_128"] < 0.1 * (mean["efficientad"] - mean["patchcore"])

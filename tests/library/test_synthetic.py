@@ -168,7 +168,7 @@ def test_version_is_frozen() -> None:
 
 @pytest.mark.parametrize("product", PRODUCTS)
 def test_drawing_is_fast(product: str) -> None:
-    # benchmarks/factory.py measures; this only catches a drawing that has become hopelessly slow.
+    # benchmarks/accuracy/factory.py measures; this only catches a drawing that has become hopelessly slow.
     data = SyntheticFactory(product)
     start = time.process_time()
     for sample in (*data.train[:6], *data.test[200::40]):
