@@ -115,7 +115,8 @@ def trained(objective: str, variant: str, seed: int, steps: int) -> tuple[nn.Mod
     given = {"labels": labels} if objective == "supervised" else {}
     began = time.process_time()
     backbone = spd.pretrain(images, objective=objective, backbone=backbone, image_size=SIZE, steps=steps,
-                            images_per_step=BATCH, seed=seed, device="cpu", history=history, **given, **VARIANTS[variant])
+                            images_per_step=BATCH, seed=seed, device="cpu", history=history, **given,
+                            **VARIANTS[variant])
     return backbone.eval(), history, time.process_time() - began
 
 
