@@ -24,7 +24,7 @@ from adlib.features import PatchFeatures, spread, to_rows
 from adlib.training import Training, epoch_order
 
 SLOPE = 0.2  # of the leaky ReLU, below zero
-NOISE = 0.2  # ρ of equation (4.3), chosen on the factory alone: benchmarks/simplenet.py --choices, chapter 4
+NOISE = 0.2  # ρ of equation (4.3), chosen on the factory alone: benchmarks/accuracy/simplenet.py --choices, chapter 4
 RATES = (5e-4, 1e-3)  # learning rates of the adaptor and of the discriminator
 ADAPTORS = ("none", "linear", "mlp")
 DECAYS = ("cosine", "none")
