@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from adlib.augment import STRONG, WEAK, augment, change_colour, gaussian_blur, uniform
 from adlib.backbones import normalised
 from adlib.detector import pick_device
+from adlib.gradients import check_gradients
 from adlib.images import resize_image
 from adlib.objectives import MoCo, SimCLR, SimSiam, Supervised
 from adlib.resnet import ResNet18
@@ -200,7 +201,8 @@ def pretrain(
     `adlib.training.Training`. history: a dictionary that gets the losses of each step, by name.
 
     Returns the backbone, in evaluation mode, to be passed as `backbone=` to a detector.
-    Raises ValueError for an unknown objective, labels that do not fit, or fewer images than a batch.
+    Raises ValueError for an unknown objective, labels that do not fit, or fewer images than a batch; RuntimeError where
+    the processor would compute wrong gradients, see `adlib.gradients.check_gradients`.
     Source: Zou et al. 2022, Section 3.2; η = 0.1 is their best of 0.1, 0.5 and 1. Optimiser, batch and number of steps
     are ours: the main text does not give them.
     """
@@ -222,6 +224,7 @@ def pretrain(
         raise ValueError(f"learning_rate = {learning_rate}: expected a positive number, such as 0.05")
     method = _method(objective, backbone, image_size, labels, seed)
     method = method.to(pick_device(device), memory_format=torch.channels_last).train()
+    check_gradients(method.encoder.backbone, (batch_size, 3, image_size, image_size))
     where = next(method.parameters()).device
     targets = None if labels is None else torch.tensor(list(labels), device=where)
     generator = torch.Generator().manual_seed(seed)
