@@ -21,6 +21,7 @@ from torch.optim.swa_utils import update_bn
 from adlib.augment import STRONG, WEAK, augment, change_colour, gaussian_blur, uniform
 from adlib.backbones import normalised
 from adlib.detector import pick_device
+from adlib.gradients import check_gradients
 from adlib.images import resize_image
 from adlib.objectives import MoCo, SimCLR, SimSiam, Supervised
 from adlib.resnet import ResNet18
@@ -307,6 +308,8 @@ def pretrain(
     ------
     ValueError
         For an unknown objective, labels that do not fit, or fewer images than a batch.
+    RuntimeError
+        Where the processor would compute wrong gradients, see `adlib.gradients.check_gradients`.
 
     References
     ----------
@@ -331,6 +334,7 @@ def pretrain(
         raise ValueError(f"learning_rate = {learning_rate}: expected a positive number, such as 0.05")
     method = _method(objective, backbone, image_size, labels, seed)
     method = method.to(pick_device(device), memory_format=torch.channels_last).train()
+    check_gradients(method.encoder.backbone, (images_per_step, 3, image_size, image_size))
     where = next(method.parameters()).device
     targets = None if labels is None else torch.tensor(list(labels), device=where)
     generator = torch.Generator().manual_seed(seed)

@@ -22,6 +22,7 @@ from adlib.backbones import fingerprint, load_backbone, normalised
 from adlib.detector import pick_device
 from adlib.efficientad.networks import FIELD, PDN, STRIDE
 from adlib.features import PatchFeatures
+from adlib.gradients import check_gradients
 from adlib.images import ImageError, resize_image
 from adlib.samples import Sample, as_samples
 from adlib.training import Training, precision
@@ -112,6 +113,7 @@ def distill(
     source = PatchFeatures(load_backbone(backbone, layers, image_size=(side, side)), layers).eval().to(where)
     pdn = PDN(size, out_channels=out_channels, width=width, padding=padding, seed=seed)
     pdn = pdn.to(where, memory_format=torch.channels_last).train()
+    check_gradients(pdn, (images_per_step, 3, image_size, image_size))
     grid, inner = pdn.grid((image_size, image_size))[0], 0 if padding else CELLS
     found = source(torch.zeros(1, 3, side, side, device=where)).shape[-1] - 2 * inner
     if found != grid:

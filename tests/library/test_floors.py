@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "adlib"
 FLOORS = [
     "images samples files resnet",
     "backbones features receptive_field augment neighbors coreset threshold metrics",
-    "training objectives prediction",
+    "training gradients objectives prediction",
     "detector evaluation plots",
     "patchcore simplenet spd efficientad factory",
     "datasets",
