@@ -119,7 +119,7 @@ class Training:
             Where the loss is not finite, before any weight is changed.
         """
         if not bool(torch.isfinite(loss)):
-            raise FloatingPointError(f"{self.name}: the loss is {float(loss.detach())} at step {self.step}, expected a finite "
+            raise FloatingPointError(f"{self.name}: the loss is {loss.item()} at step {self.step}, expected a finite "
                                      "number; look at the images and lower the learning rate")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -101,6 +101,8 @@ def distill(
         For options out of range or a backbone of another stride.
     ImageError
         Where twenty images in a row cannot be read.
+    RuntimeError
+        Where the processor would compute wrong gradients, see `adlib.gradients.check_gradients`.
     """
     if statistics_images < 1:
         raise ValueError(f"statistics_images = {statistics_images}: expected at least 1")
