@@ -31,7 +31,7 @@ def read_image(source: ImageSource, *, max_value: float | None = None, name: str
 
     source: a path, a PIL image, a NumPy array (H, W) or (H, W, 1|3|4), or a tensor (H, W) or (1|3|4, H, W).
     max_value: the value that becomes 1. Default: 255 for 8-bit, 65535 for 16-bit, 1 for boolean and float values.
-        Give it for a 12-bit camera that stores 0..4095 in 16-bit files (max_value=4095), and for 32-bit integers.
+    Give it for a 12-bit camera that stores 0..4095 in 16-bit files (max_value=4095), and for 32-bit integers.
     name: what messages call the image; the file's path by default.
 
     Grey becomes three equal channels. Alpha is dropped, not composited: it is not something that a camera

@@ -105,7 +105,7 @@ def au_spro(regions: Sequence[Sequence[Any]], maps: Sequence[np.ndarray], *, lim
 
     regions: for each of N images its annotated regions, as `Sample.regions` gives them: objects with `mask`, bool
     (H_i, W_i), and `saturation`, the number of pixels from which on marking more gains nothing; none for a good
-    image. A region counts min(|found|/saturation, 1), equation (5.16); an empty one does not count. maps as for
+    image. A region counts ``min(|found|/saturation, 1)``, equation (5.16); an empty one does not count. maps as for
     `pixel_auroc`, and the same errors; ValueError for a saturation that is no whole number from 1 to the region's area.
     Pixels in no region are normal. In [0, 1]. With each saturation the region's own area and regions that do not
     touch, it is `au_pro`.
@@ -205,7 +205,7 @@ def image_auroc_interval(
 
 
 def newcombe_interval(auroc: float, positive: int, negative: int, *, confidence: float = 0.95) -> Interval:
-    """The AUROCs θ whose own spread reaches the observed one: |AUROC − θ| ≤ z·√V(θ). Equations (1.11), (1.12).
+    """The AUROCs θ whose spread reaches the observed one: ``|AUROC − θ| ≤ z·√V(θ)``. Equations (1.11), (1.12).
 
     V(θ) = θ(1−θ)/(n⁺n⁻) · [1 + (n̄−1)·((1−θ)/(2−θ) + θ/(1+θ))], n̄ = (n⁺ + n⁻)/2. Unlike a
     bootstrap it has a width at AUROC = 1. positive, negative: n⁺ and n⁻, the two sample sizes.

@@ -35,7 +35,7 @@ def k_nearest(queries: Tensor, bank: Tensor | Bank, k: int = 1) -> tuple[Tensor,
     Memory beyond the inputs: a centred copy of the bank, and blocks: 12 MB of distances and 1,024·k rows.
     Raises ValueError where the widths differ, `bank` is empty, or k is not in 1..N.
 
-    Neighbours are ranked by q·b − |b|²/2, one matrix product a block, so that near-ties are settled
+    Neighbours are ranked by ``q·b − |b|²/2``, one matrix product a block, so that near-ties are settled
     by float32's rounding. The distances returned are taken from q − b itself: a query that lies in
     the bank, and has no almost equal twin there, has distance exactly 0.
     """

@@ -122,8 +122,8 @@ def as_samples(source: object, *, max_value: float | None = None) -> list[Sample
     """Make a list of samples of what a user has.
 
     source: a sequence of Sample (returned as a list); a folder (all images in it and below); a path of a file;
-        a PIL image, an array or a tensor; a 4-D batch, tensor (N, C, H, W) or array (N, H, W, C); or a list
-        of paths, PIL images, arrays or tensors. A 3-D tensor or array is one image.
+    a PIL image, an array or a tensor; a 4-D batch, tensor (N, C, H, W) or array (N, H, W, C); or a list
+    of paths, PIL images, arrays or tensors. A 3-D tensor or array is one image.
     max_value: see `read_image`. Samples keep their own.
 
     What has no label gets label 0 and kind "good": by convention, not by knowledge. Images without a file are

@@ -68,9 +68,11 @@ def smooth_blend(
 def blend(images: Tensor, pasted: Tensor, m: Tensor, sigma: float, *, texture: str = "kept") -> Tensor:
     """Lay `pasted` over `images` where the mask m is 1, with a soft edge. Equations (3.2) to (3.4).
 
-    With blur a Gaussian of width sigma, in pixels, cut at 3·sigma, and soft = blur(mask) (3.2):
+    With blur a Gaussian of width sigma, in pixels, cut at 3·sigma, and soft = blur(mask) (3.2)::
+
         texture="kept":    (1 − soft)⊙x + soft⊙ũ        (3.3)
         texture="blurred": (1 − soft)⊙x + blur(mask⊙ũ)  (3.4), which blurs the pasted texture as well.
+
     The text of the paper allows both readings.
 
     images x, pasted ũ: (B, 3, H, W) in [0, 1]; m: (B, 1, H, W) in {0, 1}. Returns (B, 3, H, W) in [0, 1].

@@ -144,10 +144,10 @@ class ImageFolder:
 
     train: a folder of images of good parts, searched to the bottom.
     test: a folder of images to be judged. Either it has subfolders (`good` or `ok` holds normal images,
-        any other is the name of a defect), or it is flat; then its images are unlabelled: label 0 and kind
-        "unlabelled", by convention and not by knowledge.
+    any other is the name of a defect), or it is flat; then its images are unlabelled: label 0 and kind
+    "unlabelled", by convention and not by knowledge.
     masks: a folder with the subfolders of `test`; the mask of `hole/12.jpg` is `hole/12.png` or `hole/12_mask.png`
-        (any image type). An anomalous image without one has mask None.
+    (any image type). An anomalous image without one has mask None.
     max_value: see `read_image`.
 
     `train`, `validation` (empty) and `test` are lists of Sample, sorted by path.
