@@ -16,6 +16,7 @@ from typing import Any
 import nbformat
 from docutils import nodes
 from nbformat import NotebookNode
+from sphinx import addnodes
 from sphinx.application import Sphinx
 
 import ledger
@@ -124,6 +125,20 @@ def visit_citation(self: Any, node: nodes.citation) -> None:
     self.body[-1] = self.body[-1].replace("doc-biblioentry", "listitem")
 
 
+LINES = {"<dl>": '<span class="sig-lines">', "<dd>": "<span>", "</dd>": "</span>", "</dl>": "</span>"}
+
+
+def visit_parameters(self: Any, node: addnodes.desc_parameterlist) -> None:
+    node["start"] = len(self.body)
+    type(self).visit_desc_parameterlist(self, node)
+
+
+def depart_parameters(self: Any, node: addnodes.desc_parameterlist) -> None:
+    """Parameters with a line each are no list of descriptions without terms, which Sphinx makes of them."""
+    type(self).depart_desc_parameterlist(self, node)
+    self.body[node["start"]:] = [LINES.get(piece.strip(), piece) for piece in self.body[node["start"]:]]
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("source-read", read_source)
     app.connect("autodoc-skip-member", skip_member)
@@ -131,6 +146,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("html-page-context", without_thebe, priority=900)
     app.add_node(nodes.entry, override=True, html=(visit_entry, None))
     app.add_node(nodes.citation, override=True, html=(visit_citation, None))
+    app.add_node(addnodes.desc_parameterlist, override=True, html=(visit_parameters, depart_parameters))
     app.add_js_file(None, body=SUMMARY)
     app.config.templates_path.append(str(Path(__file__).with_name("templates")))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -16,20 +16,17 @@ import shutil
 import subprocess
 import sys
 import time
+from html.parser import HTMLParser
 from pathlib import Path
 
-from bs4 import BeautifulSoup
 from sphinx_external_toc.parsing import parse_toc_yaml
 
 import notebooks
 from repository import ROOT
 
 HTML = ROOT / "build" / "_build" / "html"
-# Elements whose address the browser loads by itself; a link that the reader clicks is not one of them.
-LOADS = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src",
-         "embed": "src", "object": "data", "link": "href", "image": "href"}
-LOADING_RELS = {"stylesheet", "icon", "preload", "prefetch", "modulepreload", "preconnect", "dns-prefetch",
-                "apple-touch-icon", "manifest"}
+# Links that name a page and load nothing.
+NAMING = {"canonical", "next", "prev", "index", "search", "author", "license", "alternate"}
 URL = re.compile(r"""(?:url\(\s*|@import\s+(?!url))['"]?([^'")]*)""")
 
 
@@ -43,18 +40,29 @@ def pages(toc: Path = ROOT / "_toc.yml") -> list[str]:
     return [name.removesuffix(".md").removesuffix(".ipynb") for name in walk(site.root.docname)]
 
 
+class Loads(HTMLParser):
+    """Collects the addresses that a page loads by itself; one that the reader clicks is not among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        names = tag == "a" or given.get("rel") in NAMING
+        self.found += [given.get(key, "") for key in ("src", "data", *([] if names else ["href"]))]
+        self.found += [part.split()[0] for part in given.get("srcset", "").split(",") if part.strip()]
+        self.found += URL.findall(given.get("style", ""))
+
+
 def loads(path: Path) -> list[str]:
     """The addresses that a page or a style sheet loads by itself."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".css":
         return URL.findall(re.sub(r"/\*.*?\*/", "", text, flags=re.S))
-    found: list[str] = []
-    for tag in BeautifulSoup(text, "html.parser").find_all([*LOADS, lambda tag: tag.has_attr("style")]):
-        if tag.name != "link" or LOADING_RELS & {rel.lower() for rel in tag.get("rel", [])}:
-            found.append(tag.get(LOADS.get(tag.name, ""), ""))
-        found += [part.split()[0] for part in tag.get("srcset", "").split(",") if part.strip()]
-        found += URL.findall(tag.get("style", ""))
-    return found
+    parser = Loads()
+    parser.feed(text)
+    return parser.found
 
 
 def check(html: Path, toc: Path = ROOT / "_toc.yml") -> list[str]:

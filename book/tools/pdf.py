@@ -1,7 +1,6 @@
 """Print the built book as one PDF, build/adlib.pdf: what `make pdf` does. Needs Chromium.
 
 Chromium prints every page of _toc.yml, pypdf joins the sheets. How a page looks in print: book/_static/print.css.
-(`jupyter-book build --builder pdfhtml` prints with a browser that playwright has downloaded, and with no other.)
 """
 
 from __future__ import annotations
@@ -24,17 +23,15 @@ PREPARE = """width => {
   for (const e of document.querySelectorAll('details')) e.open = true;
   for (const e of document.querySelectorAll('mjx-container[display=true], table')) {
     const room = Math.min(width, (e.parentElement.closest('div, section, main, details') ?? document.body).clientWidth);
-    const svg = e.querySelector(':scope > svg');
-    const need = Math.max(e.scrollWidth, e.getBoundingClientRect().width, svg?.getBoundingClientRect().width ?? 0);
+    const need = Math.max(e.scrollWidth, ...[e, ...e.children].map(c => c.getBoundingClientRect().width));
     if (need > room + 1) e.style.zoom = room / need;
   }
   for (const e of document.querySelectorAll('.headerlink')) e.remove();
   for (const e of document.querySelectorAll('a[href]'))
-    if (e.protocol === 'file:' && e.pathname !== location.pathname) e.removeAttribute('href');
-  return document.querySelector('h1')?.innerText.trim() ?? document.title;
+    if (e.protocol === 'file:' && (e.pathname !== location.pathname || !e.hash)) e.removeAttribute('href');
+  return document.querySelector('h1').innerText.trim();
 }"""
-FOOTER = """<p style="font: 8pt sans-serif; color: #555; margin: 0 16mm; width: 100%; display: flex">
-<span style="flex: 1" class="title"></span><span class="pageNumber"></span></p>"""
+FOOTER = '<p style="font: 8pt sans-serif; margin: 0 16mm"><span class=title></span> <span class=pageNumber></span></p>'
 SHEET = {"format": "A4", "print_background": True, "tagged": True, "outline": True, "display_header_footer": True,
          "header_template": "<p></p>", "footer_template": FOOTER,
          "margin": {"top": "16mm", "bottom": "20mm", "left": "16mm", "right": "16mm"}}  # fmt: skip

@@ -21,7 +21,8 @@ DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 # experimental rule, which is off by default, reads them.
 AXE: dict[str, Any] = {"resultTypes": ["violations"], "preload": False}
 # All rules in the light. The dark changes colours alone, and a narrow window what scrolls and which buttons are there.
-RULES = {"light": {}, "dark": {"runOnly": ["color-contrast"]}, "phone": {"rules": {"color-contrast": {"enabled": False}}}}
+RULES: dict[str, Any] = {"light": {}, "dark": {"runOnly": ["color-contrast"]},
+                         "phone": {"rules": {"color-contrast": {"enabled": False}}}}
 
 # Colours that are still changing would be measured half-way between light and dark.
 STILL = "*, *::before, *::after { transition: none !important; animation: none !important; }"
@@ -87,10 +88,14 @@ REPEATED = """() => {
 }"""
 
 
+def skip_or_fail(why: str) -> None:
+    """Skip the test; but where CI judges the work of others, what is missing is a failure."""
+    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(why)
+
+
 def need_chromium() -> None:
-    """Skip the test without Chromium; but where CI judges the work of others, a missing browser is a failure."""
     if find_chromium() is None:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(MISSING)
+        skip_or_fail(MISSING)
 
 
 @cache
@@ -122,11 +127,6 @@ def axe_problems(page: Page, how: str) -> list[str]:
     return found
 
 
-def use_theme(page: Page, theme: str) -> None:
-    """What the theme's own button does."""
-    page.evaluate("name => Object.assign(document.documentElement.dataset, {theme: name, mode: name})", theme)
-
-
 def walk(browser: Browser, path: Path, book: Path, query: str = "", wait_for: str | None = None) -> list[str]:
     """Open one page from disk, in light, in dark and on a phone, and return what is wrong, one sentence each.
 
@@ -150,11 +150,10 @@ def walk(browser: Browser, path: Path, book: Path, query: str = "", wait_for: st
         found += [f"no text alternative: {shown}{hint * of_cell}" for shown, of_cell in page.evaluate(PICTURES)]
         found += broken_links(page, book.resolve())
         for theme in ("light", "dark"):
-            use_theme(page, theme)
+            page.evaluate("to => Object.assign(document.documentElement.dataset, {theme: to, mode: to})", theme)
             found += axe_problems(page, theme)
         page.set_viewport_size(PHONE)
         page.evaluate(RESIZED)
-        use_theme(page, "light")
         if wide := page.evaluate(WIDE):
             found.append(f"on a phone: {wide}")
         found += axe_problems(page, "phone")

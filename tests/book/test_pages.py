@@ -14,7 +14,6 @@ from typing import Any
 import nbformat
 import numpy as np
 import pytest
-import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 import adlib
@@ -31,11 +30,8 @@ BENCHMARKS = ROOT / "benchmarks"
 # ------------------------------------------------------------------ the build
 
 
-def test_toc_and_sources_fit() -> None:
-    """Every page of _toc.yml is there, and every chapter is in _toc.yml."""
-    named = build.pages()
-    assert [name for name in named if not list(ROOT.glob(f"{name}.[im]*"))] == []
-    assert {f"notebooks/{path.stem}" for path in (ROOT / "notebooks").glob("*.ipynb")} <= set(named)
+def test_every_chapter_is_in_the_toc() -> None:
+    assert {f"notebooks/{path.stem}" for path in (ROOT / "notebooks").glob("*.ipynb")} <= set(build.pages())
 
 
 def test_for_reading_loads_nothing_from_the_network() -> None:
@@ -62,10 +58,8 @@ def test_every_generated_part_is_shown_once() -> None:
         adlib_book.read_source(None, "book/a", ["<!-- generated: nothing -->"])
 
 
-def test_the_ledger_is_filled_with_titles() -> None:  # a heading that is a link alone has no entry in the contents
-    source = ["<!-- generated: ledger -->"]
-    adlib_book.read_source(None, "book/ledger", source)
-    headings = re.findall(r"^## .*", source[0], re.M)
+def test_headings_of_the_ledger_have_words() -> None:  # a heading that is a link alone is lost in the contents
+    headings = re.findall(r"^## .*", adlib_book.ledger_text(), re.M)
     assert len(headings) == 5 and all(re.match(r"## \[\d · .+\]\(\.\./notebooks/\w+\.ipynb\)", h) for h in headings)
 
 
@@ -87,20 +81,17 @@ def small(tmp_path: Path) -> Path:
     return tmp_path / "html"
 
 
-@pytest.mark.parametrize(("name", "bad"), [
-    ("a.html", '<script src="https://example.org/a.js"></script>'), ("a.html", '<img src="http://example.org/a.png">'),
-    ("a.html", '<img src="//example.org/a.png">'), ("a.html", '<iframe src="https://example.org"></iframe>'),
-    ("a.html", '<link rel="stylesheet" href="https://example.org/a.css">'),
-    ("a.html", '<link rel="preload" href="https://example.org/a.woff2" as="font">'),
-    ("a.html", '<img srcset="a.png 1x, https://example.org/b.png 2x">'),
-    ("a.html", '<p style="background: url(https://example.org/a.png)">'),
-    ("b.css", "a { background: url('https://example.org/a.png') }"), ("b.css", '@import "https://example.org/a";'),
-    ("b.css", "@import url(//example.org/a.css);"),
+@pytest.mark.parametrize("bad", [
+    '<script src="https://example.org/a.js"></script>', '<img src="http://example.org/a.png">',
+    '<img src="//example.org/a.png">', '<link rel="stylesheet" href="https://example.org/a.css">',
+    '<img srcset="a.png 1x, https://example.org/b.png 2x">', '<p style="background: url(https://example.org/a.png)">',
+    "a { background: url('https://example.org/a.png') }", '@import "https://example.org/a";',
+    "@import url(//example.org/a.css);",
 ])
-def test_network_requests_are_seen(small: Path, name: str, bad: str) -> None:
-    (small / name).write_text(GOOD.replace("</body>", bad) if name == "a.html" else bad)
+def test_network_requests_are_seen(small: Path, bad: str) -> None:
+    (small / ("a.html" if bad.startswith("<") else "a.css")).write_text(bad)
     (problem,) = build.check(small, small.parent / "_toc.yml")
-    assert problem.startswith(f"{name}: loads ") and "example.org" in problem
+    assert problem.startswith(("a.html: loads ", "a.css: loads ")) and "example.org" in problem
 
 
 def test_a_missing_page_and_a_lost_tag_are_seen(small: Path) -> None:
@@ -108,13 +99,6 @@ def test_a_missing_page_and_a_lost_tag_are_seen(small: Path) -> None:
     (small / "a.html").write_text(r"\[\begin{split} a \\ b \tag{2.1} \end{split}\]")
     missing, tag = build.check(small, small.parent / "_toc.yml")
     assert missing == "b/c: the page was not made" and tag.startswith("a.html: an equation has \\tag in a split")
-
-
-def test_mathjax_and_bibliography() -> None:
-    path = yaml.safe_load((ROOT / "_config.yml").read_text())["sphinx"]["config"]["mathjax_path"]
-    assert (ROOT / "book" / "_static" / path).stat().st_size > 1_000_000  # the vendored file, so no network
-    keys = re.findall(r"^@\w+\{([^,]+),", (ROOT / "book" / "references.bib").read_text(encoding="utf-8"), re.M)
-    assert len(keys) >= 10 and len(keys) == len(set(keys))
 
 
 # ------------------------------------------------------------------ the API pages
@@ -182,7 +166,6 @@ def test_a_measurement_is_shown(tmp_path: Path) -> None:
     ("{", "patchcore_a.json: expected JSON"),
     (json.dumps({"name": "x"}), "patchcore_a.json: expected the keys command"),
     (json.dumps(measurement(seeds=[0, 2])), "patchcore_a.json: expected one result for each"),
-    (json.dumps(measurement(seeds=[], results=[])), "patchcore_a.json: expected one result for each"),
     (json.dumps(measurement(seeds=[0], results=[{"seed": 0, "au_pro": {"value": 97.1}}])), "json: au_pro is 97.1"),
 ])
 def test_unusable_measurements_are_refused_by_name(tmp_path: Path, content: str, message: str) -> None:
