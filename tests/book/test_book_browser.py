@@ -98,7 +98,7 @@ DEFECTS = [[
     ('href="#top"', 'href="../page.html"', "broken link: ../page.html"),
     (SCRIPT, "", "equation: MathJax did not set"),
     ("An equation", '<span class="mathjax_ignore">$$x$$</span>', "equation: left as text"),
-    (END, '<svg width="9" height="9" role="img"></svg></main>', "no text alternative: <svg"),
+    (END, '<svg width="9" height="9" role="img"></svg></main>', "accessibility (light): svg-img-alt"),
     (END, "<script>fetch('http://127.0.0.1:9/a').catch(() => 0)</script></main>", "network request: http://127"),
     ("<title>", "<style>[data-theme=dark] h1 { color: #333; background: #222 }</style><title>", "accessibility (dark)"),
 ]]
