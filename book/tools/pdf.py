@@ -5,7 +5,6 @@ Chromium prints every page of _toc.yml, pypdf joins the sheets. How a page looks
 
 from __future__ import annotations
 
-import sys
 from io import BytesIO
 from pathlib import Path
 
@@ -26,11 +25,10 @@ PREPARE = """width => {
     const need = Math.max(e.scrollWidth, ...[e, ...e.children].map(c => c.getBoundingClientRect().width));
     if (need > room + 1) e.style.zoom = room / need;
   }
-  for (const e of document.querySelectorAll('.headerlink')) e.remove();
   for (const e of document.querySelectorAll('a[href]'))
-    if (e.protocol === 'file:' && (e.pathname !== location.pathname || !e.hash)) e.removeAttribute('href');
-  return document.querySelector('h1').innerText.trim();
-}"""
+    if (e.matches('.headerlink')) e.remove();
+    else if (e.protocol === 'file:' && (e.pathname !== location.pathname || !e.hash)) e.removeAttribute('href');
+  return document.querySelector('h1').innerText.trim(); }"""
 FOOTER = '<p style="font: 8pt sans-serif; margin: 0 16mm"><span class=title></span> <span class=pageNumber></span></p>'
 SHEET = {"format": "A4", "print_background": True, "tagged": True, "outline": True, "display_header_footer": True,
          "header_template": "<p></p>", "footer_template": FOOTER,
@@ -45,15 +43,16 @@ def make_pdf(html: Path, names: list[str], target: Path, title: str, author: str
         page.emulate_media(media="print")
         for name in names:
             open_file(page, html / f"{name}.html")
-            heading = page.evaluate(PREPARE, WIDTH)
-            writer.append(PdfReader(BytesIO(page.pdf(**SHEET))), outline_item=heading)
+            title_of_page = page.evaluate(PREPARE, WIDTH)
+            writer.append(PdfReader(BytesIO(page.pdf(**SHEET))), outline_item=title_of_page)
     writer.add_metadata({"/Title": title, "/Author": author})
+    writer.compress_identical_objects()
     writer.write(target)
 
 
 if __name__ == "__main__":
     if find_chromium() is None:
-        sys.exit(MISSING)
+        raise SystemExit(MISSING)
     if not (build.HTML / "index.html").is_file():
         build.build()
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
