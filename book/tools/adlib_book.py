@@ -1,0 +1,152 @@
+"""The Sphinx extension of this book: it fills the pages that show data, and mends what the theme leaves wrong.
+
+`_config.yml` loads it, so `jupyter-book build .` in a clone shows the committed runs of the chapters. Where
+ADLIB_CHAPTERS names a folder, the chapters are those of that folder: `make book` runs them into it.
+Each mend says what it is for; tests/book/test_book_browser.py found them all.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from docutils import nodes
+from nbformat import NotebookNode
+from sphinx import addnodes
+from sphinx.application import Sphinx
+
+import ledger
+import results
+import status
+from repository import ROOT, with_local_pictures
+
+BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\(([^)]*)\)")
+DISPLAY = re.compile(r"\$\$(.+?)\$\$", re.S)
+GENERATED = re.compile(r"<!-- generated: (.+?) -->")
+# The search page would fetch a summary of every page it finds. A browser refuses that for a book read from disk.
+SUMMARY = 'DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = window.location.protocol !== "file:";'
+
+
+def chapters() -> Path:
+    """The folder of the chapters that the book shows."""
+    return Path(os.environ.get("ADLIB_CHAPTERS") or ROOT / "notebooks")
+
+
+# ------------------------------------------------------------------ what is read
+
+
+def tags_outside_split(source: str) -> str:
+    r"""Markdown in which equations of several lines can keep their \tag.
+
+    Sphinx wraps every $$ block that has a line break in `split`, where MathJax refuses \tag. An
+    `equation*` around the block is left alone.
+    """
+    def wrap(match: re.Match[str]) -> str:
+        formula = match[1].strip()
+        if "\\tag{" not in formula or "\\\\" not in formula:
+            return match[0]
+        return f"\n\n\\begin{{equation*}}\n{formula}\n\\end{{equation*}}\n\n"
+
+    return DISPLAY.sub(wrap, source)
+
+
+def for_reading(notebook: NotebookNode) -> None:
+    """Change a chapter, in place, for a reader without a network: the Colab badge becomes a link, pictures local."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = BADGE.sub(r"[Open this chapter in Colab](\1)", cell.source)
+            cell.source = tags_outside_split(with_local_pictures(cell.source))
+
+
+def ledger_text() -> str:
+    """The equations by chapter. Without words of its own, a heading that is a link has no entry in the contents."""
+    equations, tests = ledger.read_equations(ROOT), ledger.read_tests(ROOT)
+    _, _, text = ledger.page(equations, tests).partition("\n## ")
+    text = re.sub(r"\[\](\(\.\./notebooks/(\w+)\.ipynb\))",
+                  lambda m: f"[{status.title(ROOT / 'notebooks' / f'{m[2]}.ipynb')}]{m[1]}", text)
+    return f"Numbered equations: {len(equations)}. Tests of them: {len(tests)}.\n\n## {text}"
+
+
+def parts() -> dict[str, Callable[[], str]]:
+    """What a page can show with <!-- generated: NAME -->."""
+    tables = {name: (lambda name=name: results.text(name)) for name in results.TABLES}
+    return {**tables, "ledger": ledger_text, "status": lambda: status.table_of_runs(chapters())}
+
+
+def read_source(app: Sphinx, docname: str, source: list[str]) -> None:
+    if docname.startswith("notebooks/"):
+        notebook = nbformat.read(chapters() / f"{Path(docname).name}.ipynb", as_version=4)
+        for_reading(notebook)
+        source[0] = nbformat.writes(notebook)
+    elif GENERATED.search(source[0]):
+        known = parts()
+        for name in GENERATED.findall(source[0]):
+            if name not in known:
+                raise ValueError(f"{docname}.md: <!-- generated: {name} -->: expected one of {', '.join(known)}")
+        source[0] = GENERATED.sub(lambda m: known[m[1]](), source[0])
+
+
+def skip_member(app: Sphinx, what: str, name: str, value: Any, skip: bool, options: Any) -> bool | None:
+    """The API pages have no "Alias for field number 0": the class says what the fields of a tuple are."""
+    return True if type(value).__name__ == "_tuplegetter" else None
+
+
+# ------------------------------------------------------------------ what is written
+
+
+def let_diagrams_scroll(app: Sphinx, document: nodes.document) -> None:
+    """A diagram scrolls on a phone. The theme lets the keyboard reach what has this class, where it does scroll."""
+    for image in document.findall(nodes.image):
+        if image["uri"].endswith(".svg") and isinstance(image.parent, nodes.paragraph):
+            image.parent["classes"].append("pst-scrollable-table-container")
+
+
+def without_thebe(app: Sphinx, name: str, template: str, context: dict[str, Any], document: Any) -> None:
+    """Thebe, which runs cells on a server, is not used here. Its script stands twice, and the second one fails."""
+    context["script_files"] = [file for file in context["script_files"]
+                               if "thebe" not in f"{file}{getattr(file, 'attributes', '')}".lower()]
+
+
+def visit_entry(self: Any, node: nodes.entry) -> None:
+    """A table's empty corner is a cell, not a heading."""
+    type(self).visit_entry(self, node)
+    if not node.astext().strip() and self.body[-1].startswith("<th"):
+        self.body[-1] = self.body[-1].replace("<th", "<td", 1)
+        self.context[-1] = "</td>\n"
+
+
+def visit_citation(self: Any, node: nodes.citation) -> None:
+    """The list of literature is a list, but docutils gives its entries a role that no longer exists."""
+    type(self).visit_citation(self, node)
+    self.body[-1] = self.body[-1].replace("doc-biblioentry", "listitem")
+
+
+LINES = {"<dl>": '<span class="sig-lines">', "<dd>": "<span>", "</dd>": "</span>", "</dl>": "</span>"}
+
+
+def visit_parameters(self: Any, node: addnodes.desc_parameterlist) -> None:
+    node["start"] = len(self.body)
+    type(self).visit_desc_parameterlist(self, node)
+
+
+def depart_parameters(self: Any, node: addnodes.desc_parameterlist) -> None:
+    """Parameters with a line each are no list of descriptions without terms, which Sphinx makes of them."""
+    type(self).depart_desc_parameterlist(self, node)
+    self.body[node["start"]:] = [LINES.get(piece.strip(), piece) for piece in self.body[node["start"]:]]
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.connect("source-read", read_source)
+    app.connect("autodoc-skip-member", skip_member)
+    app.connect("doctree-read", let_diagrams_scroll)
+    app.connect("html-page-context", without_thebe, priority=900)
+    app.add_node(nodes.entry, override=True, html=(visit_entry, None))
+    app.add_node(nodes.citation, override=True, html=(visit_citation, None))
+    app.add_node(addnodes.desc_parameterlist, override=True, html=(visit_parameters, depart_parameters))
+    app.add_js_file(None, body=SUMMARY)
+    app.config.templates_path.append(str(Path(__file__).with_name("templates")))
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
