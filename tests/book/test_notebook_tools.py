@@ -147,8 +147,9 @@ def test_stamp_sees_cells_and_not_outputs(tree: Path) -> None:
 
 
 def test_code_only_is_what_runs() -> None:
-    source = ('#!/usr/bin/x\n"""Text\nof é # more.\n"""\n\nimport a  # why\n\n\nclass B:\n    """Text."""\n\n    x = "# no"\n'
-              '    def f(self):\n        """Text."""  # and\n        # alone\n        return """kept\n  # kept"""\n')
+    source = ('#!/usr/bin/x\n"""Text\nof é # more.\n"""\n\nimport a  # why\n\nclass B:\n    """Text."""\n\n'
+              '    x = "# no"\n    def f(self):\n        """Text."""  # and\n        # alone\n'
+              '        return """kept\n  # kept"""\n')
     assert code_only(source) == ('import a\nclass B:\n    x = "# no"\n    def f(self):\n'
                                  '        return """kept\n  # kept"""')
 
@@ -173,7 +174,8 @@ def test_tidy_keeps_what_counts() -> None:
 def test_runs_are_kept_and_a_failure_is_named(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In real kernels: a sound notebook and one that fails; then only what has changed is run again."""
     sound, failing = small_notebook(), small_notebook()
-    sound.cells.append(new_code_cell("import os, pathlib\n(PROFILE, pathlib.Path.cwd().name, os.environ['OMP_NUM_THREADS'])"))
+    shown = "(PROFILE, os.path.basename(os.getcwd()), os.environ['OMP_NUM_THREADS'])"
+    sound.cells.append(new_code_cell(f"import os\n{shown}"))
     failing.cells.append(new_code_cell("raise ValueError('on purpose')"))
     chapters, runs = [put(sound, tree), put(failing, tree, "03_failing.ipynb")], tree / "build" / "runs"
     with pytest.raises(SystemExit, match="03_failing.ipynb failed: (.|\n)*on purpose"):
