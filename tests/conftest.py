@@ -1,4 +1,4 @@
-"""What all tests share: one thread for each worker, `full` tests only with --all, a notebook's cells on one worker."""
+"""What all tests share: one thread for each worker, and `full` tests only with --all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,5 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.suffix == ".ipynb":
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
         if item.get_closest_marker("full") and not config.getoption("--all"):
             item.add_marker(pytest.mark.skip(reason="only in make test-all"))
