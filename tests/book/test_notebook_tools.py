@@ -13,17 +13,8 @@ import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from notebooks import (
-    MAX_BYTES,
-    START_TIMEOUT,
-    WIDGET,
-    all_notebooks,
-    check_notebook,
-    code_only,
-    run_chapters,
-    stamp,
-    tidy,
-)
+import notebooks
+from notebooks import MAX_BYTES, WIDGET, all_notebooks, check_notebook, code_only, run_chapters, stamp, tidy
 from repository import ROOT, Repository, badge, setup_cell
 
 HERE = Repository("https://github.com/someone/adlib", "v1.2.3")
@@ -76,8 +67,13 @@ def add_output(*given: str, **named: object) -> Callable[[NotebookNode], object]
     return lambda n: n.cells[3].outputs.append(new_output(*given, **named))
 
 
-def test_sound_notebook_is_accepted(tree: Path) -> None:
+def test_sound_notebooks_are_accepted_and_a_broken_one_is_named(tree: Path) -> None:
     assert check_notebook(executed(tree)) == []
+    for source in ("plots.show(x)", "x = plots.show(x)\nx", "%pip install a\nplots.show(x)"):
+        assert check_notebook(executed(tree, set_source(3, source))) == []
+    (tree / "notebooks" / NAME).write_text("{")
+    (problem,) = check_notebook(tree / "notebooks" / NAME)
+    assert problem.startswith(f"{NAME}: cannot be read")
 
 
 # Each defect is refused for that alone.
@@ -102,17 +98,6 @@ def test_sound_notebook_is_accepted(tree: Path) -> None:
 def test_each_defect_is_refused(tree: Path, spoil: Callable[[NotebookNode], object], message: str) -> None:
     (problem,) = check_notebook(executed(tree, spoil))
     assert problem.startswith(f"{NAME}: {message}")
-
-
-@pytest.mark.parametrize("source", ["plots.show(x)", "x = plots.show(x)\nx", "%pip install a\nplots.show(x)"])
-def test_a_figure_at_the_end_of_its_cell_is_seen(tree: Path, source: str) -> None:
-    assert check_notebook(executed(tree, set_source(3, source))) == []
-
-
-def test_broken_file_is_refused_by_name(tree: Path) -> None:
-    (tree / "notebooks" / NAME).write_text("{")
-    (problem,) = check_notebook(tree / "notebooks" / NAME)
-    assert problem.startswith(f"{NAME}: cannot be read")
 
 
 # ------------------------------------------------------------------ the stamp
@@ -212,4 +197,4 @@ def test_other_parameters(path: Path, tmp_path: Path) -> None:
         other["CATEGORY"] = "washer" if "fabric" in inferred["CATEGORY"]["default"] else "fabric"
     papermill.execute_notebook(str(path), str(tmp_path / path.name), parameters={"PROFILE": "quick", **other},
                                cwd=str(ROOT / "notebooks"), kernel_name="python3", progress_bar=False,
-                               start_timeout=START_TIMEOUT)
+                               start_timeout=notebooks.START_TIMEOUT)
