@@ -1,12 +1,10 @@
 """The exercises of the chapters: what a reader finds in the notebook is made from the published solution.
 
-In the section "N.x Exercises" every code cell is one exercise. The text cell before it ends with the
-question, under `**k. Title.**`. The text cell after it begins with the solution, folded in `<details>`: one
-block of Python with nothing in it but functions, each with a docstring that says what it returns. The code
-cell holds the same functions without their bodies (the stub), the function `check_k`, and, on its last line,
-the call `check_k(function)`, which gives "not answered yet", "right", or a hint.
-
-The book's run of a chapter ends with questions: what do the checks say to the solutions, and to wrong answers?
+In the section "N.x Exercises" every code cell is one exercise. The text cell before it ends with the question, under
+`**k. Title.**`. The text cell after it begins with the solution, folded in `<details>`: one block of Python with
+nothing in it but functions, each with a docstring that says what it returns. The code cell holds the same functions
+without their bodies (the stub), the function `check_k`, and, on its last line, the call `check_k(function)`. That gives
+"not answered yet", "right", or a hint. A run for the book ends with what the checks say to solutions and wrong answers.
 
     python book/tools/exercises.py    # write all stubs anew from the solutions, and say what is wrong
 """
@@ -44,9 +42,9 @@ for _number, _answer, _call in {asked!r}:
 
 
 class Exercise(NamedTuple):
-    cell: NotebookNode  # the code cell
+    cell: NotebookNode
     question: str
-    solution: str | None  # the code alone
+    solution: str | None
 
 
 def find_exercises(notebook: NotebookNode) -> list[Exercise]:
@@ -67,10 +65,7 @@ def find_exercises(notebook: NotebookNode) -> list[Exercise]:
 
 
 def stub(solution: str) -> str:
-    """The head and the docstring of each function of a solution, and `...` for the reader's part.
-
-    A solution from which no stub can be made raises ValueError with the reason.
-    """
+    """The head and docstring of each function of a solution, and `...` for the reader; ValueError where it has none."""
     try:
         body = ast.parse(solution).body
     except SyntaxError as error:
@@ -123,28 +118,22 @@ def problems_of(exercise: Exercise, number: int) -> list[str]:
 
 def asked(notebook: NotebookNode, name: str) -> list[list]:
     """What is asked after a run of the notebook: [number, answer, call of the check]."""
-    asked = []
-    for number, exercise in enumerate(find_exercises(notebook), 1):
-        asked.append([number, "solution", exercise.cell.source.splitlines()[-1]])
-        asked += [[number, a, f"check_{number}({a})"] for a in ANYTHING + WRONG.get(name[:2], {}).get(str(number), [])]
-    return asked
+    found = []
+    for k, exercise in enumerate(find_exercises(notebook), 1):
+        found.append([k, "solution", exercise.cell.source.splitlines()[-1]])
+        found += [[k, a, f"check_{k}({a})"] for a in ANYTHING + WRONG.get(name[:2], {}).get(str(k), [])]
+    return found
 
 
 def questions(notebook: NotebookNode, name: str) -> list[NotebookNode]:
-    """Three cells for the end of a run: the solutions, all that is asked, and what was said to it."""
+    """Three cells for the end of a run. The last prints [number, answer, what was said, is an error] of all asked."""
     solutions = "\n\n".join(exercise.solution or "" for exercise in find_exercises(notebook))
     sources = [solutions, ASK.format(asked=asked(notebook, name)), "import json\nprint(json.dumps(_said))"]
     return [new_code_cell(source, metadata={"tags": ["answers"]}) for source in sources]
 
 
-def take_answers(run: NotebookNode) -> list[list]:
-    """Remove these cells, in place, and return what they found: [number, answer, what was said, is an error]."""
-    answers, run.cells = json.loads(run.cells[-1].outputs[0].text), run.cells[:-3]
-    return answers
-
-
 def read_answers(path: Path, folder: Path, stamp: str) -> list[list] | None:
-    """What a run of the notebook at `path` into `folder` has found; None where another was run, or asked, or none."""
+    """What the run in `folder` of the notebook at `path` has found; None where another was run, or asked, or none."""
     if not (record := folder / f"{path.stem}.answers.json").is_file():
         return None
     found, wanted = json.loads(record.read_text(encoding="utf-8")), asked(nbformat.read(path, 4), path.name)
@@ -164,13 +153,11 @@ def write_stubs(notebook: NotebookNode) -> None:
 def main() -> None:
     wrong = []
     for path in sorted(ROOT.glob("notebooks/*.ipynb")):
-        notebook = nbformat.read(path, 4)
-        if find_exercises(notebook):
+        if find_exercises(notebook := nbformat.read(path, 4)):
             write_stubs(notebook)
-            path.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
+            nbformat.write(notebook, path)
             wrong += [f"{path.name}: {problem}" for problem in problems(notebook)]
-    if wrong:
-        sys.exit("\n".join(wrong))
+    sys.exit("\n".join(wrong))
 
 
 if __name__ == "__main__":

@@ -81,9 +81,14 @@ def stamp(path: Path) -> str:
     return hashlib.sha256(b"".join(len(part).to_bytes(8, "big") + part for part in parts)).hexdigest()
 
 
-def is_stale(path: Path, made: Path) -> bool:
-    """Whether the notebook at `path` or adlib/ is another than when `made`, a run of it, was made."""
-    return not made.is_file() or nbformat.read(made, 4).metadata.get("adlib", {}).get("stamp") != stamp(path)
+def about(run: Path) -> dict:
+    """What is written into a run: its stamp, and date, seconds and versions. Empty where there is none."""
+    return nbformat.read(run, 4).metadata.get("adlib", {}) if run.is_file() else {}
+
+
+def is_stale(path: Path, run: Path) -> bool:
+    """Whether the notebook at `path` or adlib/ is another than when `run` was made."""
+    return about(run).get("stamp") != stamp(path)
 
 
 def tidy(notebook: NotebookNode) -> None:
@@ -109,9 +114,9 @@ def write(text: str, path: Path) -> None:
 
 
 def run_chapter(path: Path, folder: Path) -> str:
-    """Run one chapter and the questions to its exercises into `folder`, and return a line that says how long it took.
+    """Run a chapter and the questions to its exercises into `folder`, and say how long it took.
 
-    A cell that fails raises ValueError with its error, and nothing is written.
+    ValueError with the error of a cell that fails; then nothing is written.
     """
     os.environ.update(ONE_THREAD)
     notebook, now = nbformat.read(path, 4), stamp(path)
@@ -122,7 +127,7 @@ def run_chapter(path: Path, folder: Path) -> str:
                                           execution_timeout=CELL_TIMEOUT)
     except Exception as error:  # papermill's and nbclient's own do not survive the way to another process
         raise ValueError(f"{path.name} failed: {error}") from None
-    answers = exercises.take_answers(done)
+    answers, done.cells = json.loads(done.cells[-1].outputs[0].text), done.cells[:-3]  # what `questions` has added
     seconds = round(sum(cell.metadata.papermill.duration or 0 for cell in done.cells))
     tidy(done)
     done.metadata["adlib"] = {"stamp": now, "run": {
@@ -143,10 +148,10 @@ def run_chapters(folder: Path, chapters: list[Path] | None = None) -> list[Path]
     folder.mkdir(parents=True, exist_ok=True)
     due = [path for path in chapters if is_stale(path, folder / path.name)
            or exercises.read_answers(path, folder, stamp(path)) is None]
-    took = {path: nbformat.read(path, 4).metadata.get("adlib", {}).get("run", {}).get("seconds", 999) for path in due}
-    # The longest first. In processes, since papermill changes the working folder of its own.
+    due.sort(key=lambda path: -about(path).get("run", {}).get("seconds", 999))  # the longest first
+    # Processes, since papermill changes the working folder of its own.
     with ProcessPoolExecutor(WORKERS, mp_context=multiprocessing.get_context("spawn")) as pool:
-        runs = [pool.submit(run_chapter, path, folder) for path in sorted(due, key=took.__getitem__, reverse=True)]
+        runs = [pool.submit(run_chapter, path, folder) for path in due]
         for run in as_completed(runs):
             print(run.exception() or run.result(), flush=True)
     if failed := [str(run.exception()) for run in runs if run.exception()]:
