@@ -153,7 +153,7 @@ def run_chapters(folder: Path, chapters: list[Path] | None = None) -> list[Path]
     with ProcessPoolExecutor(WORKERS, mp_context=multiprocessing.get_context("spawn")) as pool:
         runs = [pool.submit(run_chapter, path, folder) for path in due]
         for run in as_completed(runs):
-            print(run.exception() or run.result(), flush=True)
+            print(str(run.exception() or run.result()).split("\n")[0], flush=True)  # the error comes at the end
     if failed := [str(run.exception()) for run in runs if run.exception()]:
         sys.exit("\n".join(failed))
     return [folder / path.name for path in chapters]
