@@ -100,7 +100,7 @@ def _torchvision(name: str, pretrained: bool, seed: int) -> nn.Module:
         module = models.get_model(name, weights=None)
     if pretrained:
         try:
-            weights = models.get_model_weights(name).IMAGENET1K_V1
+            weights = models.get_model_weights(name).IMAGENET1K_V1  # pyrefly: ignore
             module.load_state_dict(weights.get_state_dict(check_hash=True, weights_only=True))
         except AttributeError:
             raise ValueError(f"backbone {name!r}: torchvision has no IMAGENET1K_V1 weights for it") from None

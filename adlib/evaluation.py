@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from adlib import metrics
 from adlib.prediction import Prediction
 
@@ -31,15 +33,15 @@ def evaluate(prediction: Prediction, *, confidence: float = 0.95, seed: int = 0)
         In words, where a class is missing.
     """
     targets, scores, groups = prediction.targets, prediction.scores, prediction.groups
-    options = {"groups": groups, "confidence": confidence, "seed": seed}
+    options: dict[str, Any] = {"groups": groups, "confidence": confidence, "seed": seed}
 
     def with_ends(value: float, ends: tuple[float, float]) -> dict[str, float]:
         return {"value": value, "low": ends[0], "high": ends[1]}
 
     ends = metrics.image_auroc_interval(targets, scores, **options)
     result = {"image_auroc": with_ends(metrics.image_auroc(targets, scores), ends)}
-    masks = prediction.masks()
-    if all(mask is not None for mask in masks):
+    masks = [mask for mask in prediction.masks() if mask is not None]
+    if len(masks) == len(targets):
         maps = list(prediction.maps)
         intervals = metrics.pixel_intervals(masks, maps, **options)
         result["pixel_auroc"] = with_ends(metrics.pixel_auroc(masks, maps), intervals.pixel_auroc)

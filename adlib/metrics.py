@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import ndimage, stats
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
@@ -21,7 +22,7 @@ EIGHT = np.ones((3, 3), bool)  # pixels that touch at a corner belong to one reg
 # ---------------------------------------------------------------------- one score per image
 
 
-def image_auroc(labels: Sequence[int], scores: Sequence[float]) -> float:
+def image_auroc(labels: ArrayLike, scores: ArrayLike) -> float:
     """Probability that an anomalous image scores above a normal one, ties counting one half. Equations (1.4), (1.5).
 
     Parameters
@@ -48,7 +49,7 @@ def image_auroc(labels: Sequence[int], scores: Sequence[float]) -> float:
     return float(_covered(np.sort(scores[labels]), scores[~labels], 1.0).mean())
 
 
-def image_aupr(labels: Sequence[int], scores: Sequence[float]) -> float:
+def image_aupr(labels: ArrayLike, scores: ArrayLike) -> float:
     """Average precision: Σ (R_i − R_{i−1})·P_i over the thresholds, with no interpolation. Equation (1.6).
 
     The trapezoid between the points, which some papers use, is optimistic: precision is not linear between them.
@@ -73,7 +74,7 @@ def image_aupr(labels: Sequence[int], scores: Sequence[float]) -> float:
     return float(average_precision_score(labels, scores))
 
 
-def f1_max(labels: Sequence[int], scores: Sequence[float]) -> tuple[float, float]:
+def f1_max(labels: ArrayLike, scores: ArrayLike) -> tuple[float, float]:
     """The largest F1 over all thresholds, and the threshold t of the rule ``score >= t`` that gives it. Equation (1.7).
 
     It looks at the test labels: an upper limit on what a threshold can reach, not a result that a
@@ -268,8 +269,8 @@ def _regions(mask: np.ndarray, values: np.ndarray) -> list[np.ndarray]:
 
 
 def image_auroc_interval(
-    labels: Sequence[int],
-    scores: Sequence[float],
+    labels: ArrayLike,
+    scores: ArrayLike,
     *,
     groups: Sequence[str | None] | None = None,
     confidence: float = 0.95,
@@ -343,7 +344,7 @@ def newcombe_interval(auroc: float, positive: int, negative: int, *, confidence:
     def beyond(theta: float) -> bool:
         both = (1 - theta) / (2 - theta) + theta / (1 + theta)
         variance = theta * (1 - theta) / (positive * negative) * (1 + ((positive + negative) / 2 - 1) * both)
-        return abs(auroc - theta) > z * math.sqrt(variance)
+        return bool(abs(auroc - theta) > z * math.sqrt(variance))
 
     ends = []
     for outside in (0.0, 1.0):
@@ -477,7 +478,7 @@ def _groups(groups: Sequence[str | None] | None, n: int) -> np.ndarray:
     return np.array([names.setdefault((i,) if g is None else g, len(names)) for i, g in enumerate(groups)])
 
 
-def _checked(labels: Sequence[int], scores: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     labels, scores = np.asarray(labels), np.asarray(scores, np.float64)
     if labels.ndim != 1 or labels.shape != scores.shape:
         raise ValueError(f"labels {labels.shape} and scores {scores.shape}: expected two lists of one length")

@@ -92,11 +92,11 @@ def _scan(q: Tensor, rows: Tensor, k: int, block: int) -> Tensor:
             value, position = value.topk(min(k, stop - start), dim=1)
         position = position + start
         if best is not None:
-            value, position = torch.cat([best, value], 1), torch.cat([index, position], 1)
+            value, position = torch.cat([best, value], 1), torch.cat([index, position], 1)  # pyrefly: ignore
             value, keep = value.topk(min(k, value.shape[1]), dim=1)
             position = position.gather(1, keep)
         best, index = value, position
-    return index
+    return index  # pyrefly: ignore
 
 
 def _products(a: Tensor, b: Tensor) -> Tensor:

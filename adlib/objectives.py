@@ -7,6 +7,7 @@ vector z on which the regulariser of `adlib.spd` works.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -154,7 +155,7 @@ class SimCLR(nn.Module):
 
 
 @torch.no_grad()
-def ema_update(slow: list[Tensor], fast: list[Tensor], momentum: float) -> None:
+def ema_update(slow: Sequence[Tensor], fast: Sequence[Tensor], momentum: float) -> None:
     """W_slow ← κ·W_slow + (1 − κ)·W_trained, in place. Equation (3.11).
 
     Parameters

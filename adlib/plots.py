@@ -34,7 +34,7 @@ ANOMALOUS = ("#E69F00", "#D55E00", "#F0E442", "#009E73", "#56B4E9", "#CC79A7", "
 HATCHES = ("//", "..", "\\\\", "xx", "--")
 LINES = ((NORMAL, "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#E69F00", ":"))
 MAP_COLOURS = colormaps["inferno"]  # lightness grows with the value, so it survives a greyscale print
-HALO = [patheffects.withStroke(linewidth=3, foreground="black")]
+HALO: list[patheffects.AbstractPathEffect] = [patheffects.withStroke(linewidth=3, foreground="black")]
 
 
 class _Figure(Figure):
@@ -125,7 +125,7 @@ def show(
         mappable = ScalarMappable(scale, MAP_COLOURS)  # the arrows of "both": values beyond the scale exist
         bar = figure.colorbar(mappable, ax=list(axes.flat), extend="both", aspect=14 * len(axes), pad=0.02)
         bar.ax.tick_params(labelsize=8, colors=INK)
-        if threshold is not None and scale.vmin <= threshold <= scale.vmax:
+        if threshold is not None and scale.vmin <= threshold <= scale.vmax:  # pyrefly: ignore
             bar.ax.axhline(threshold, color="white", lw=1.5, path_effects=HALO)
     return figure
 
@@ -201,7 +201,9 @@ def score_histogram(
     truth, values = _labels_and_scores(labels, scores)
     _check_length("kinds", kinds, len(values))
     names = np.array(["anomalous"] * len(values) if kinds is None else [str(kind) for kind in kinds])
-    groups = [("normal", values[~truth], NORMAL, None)] if not truth.all() else []
+    groups: list[tuple[str, Any, str, str | None]] = []
+    if not truth.all():
+        groups.append(("normal", values[~truth], NORMAL, None))
     for i, name in enumerate(sorted(set(names[truth]))):
         style = ANOMALOUS[i % len(ANOMALOUS)], HATCHES[i % len(HATCHES)]
         groups.append((str(name), values[truth & (names == name)], *style))
@@ -301,7 +303,7 @@ def coreset_coverage(points: Any, centres: Any, radius: float | None = None) -> 
     low, high = np.minimum(cloud.min(0), picked.min(0) - radius), np.maximum(cloud.max(0), picked.max(0) + radius)
     pad = 0.03 * float((high - low).max()) or 1.0
     ax.set(xlim=(low[0] - pad, high[0] + pad), ylim=(low[1] - pad, high[1] + pad), aspect="equal")
-    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.08), "ncols": 3, "columnspacing": 1.0}
+    place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.08), "ncols": 3, "columnspacing": 1.0}
     ax.legend(fontsize=8.5, frameon=False, labelcolor=INK, handletextpad=0.3, **place)
     return figure
 
@@ -446,7 +448,7 @@ def _draw_truth(ax: Axes, truth: np.ndarray | None) -> None:
 
 def draw_overlay(ax: Axes, picture: np.ndarray, plane: np.ndarray, scale: Normalize, threshold: float | None) -> None:
     """The map over the greyscale image, the more opaque the higher the value."""
-    grey = (picture if picture.ndim == 2 else picture @ np.float32([0.299, 0.587, 0.114]))[..., None]
+    grey = (picture if picture.ndim == 2 else picture @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
     share = scale(plane, clip=True).data
     opacity = 0.75 * share[..., None]
     ax.imshow((1 - opacity) * grey + opacity * MAP_COLOURS(share)[..., :3])

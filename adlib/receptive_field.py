@@ -113,7 +113,7 @@ def _window(node: fx.Node, module: nn.Module | None) -> tuple[int, int, int]:
         raise ValueError(f"{node.name}: expected convolutions, pooling and cell-wise layers, found {what}; "
                          "its field cannot be told from the layers")
     kernel, padding, dilation = given["kernel_size"], given.get("padding", 0), given.get("dilation", 1)
-    sizes = [kernel, given.get("stride") or kernel, padding, dilation]
+    sizes: list[Any] = [kernel, given.get("stride") or kernel, padding, dilation]
     if any(isinstance(size, str) or (isinstance(size, tuple) and len(set(size)) > 1) for size in sizes):
         raise ValueError(f"{node.name}: kernel, stride, padding, dilation {sizes}: expected squares, given as numbers")
     kernel, stride, padding, dilation = (size[0] if isinstance(size, tuple) else size for size in sizes)

@@ -357,11 +357,11 @@ def pretrain(
         run.update(base + spd_weight * term, base=base, spd=term)
     if history is not None:
         history.update(run.history)
-    backbone = method.encoder.backbone.to(memory_format=torch.contiguous_format)  # as others expect to save it
+    done: nn.Module = method.encoder.backbone.to(memory_format=torch.contiguous_format)  # as others expect to save it
     if settle:
         few = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:2048]
-        settle_statistics(backbone, [data[rows].to(where).float() / 255 for rows in few.split(64)])
-    return backbone.eval()
+        settle_statistics(done, [data[rows].to(where).float() / 255 for rows in few.split(64)])
+    return done.eval()
 
 
 def settle_statistics(backbone: nn.Module, batches: Sequence[Tensor]) -> None:
@@ -395,8 +395,7 @@ def _method(
         return OBJECTIVES[objective](Pooled(backbone), width, **options)
 
 
-def _spd_term(method: nn.Module, x: Tensor, generator: torch.Generator, stop_gradient: bool, blend_options: Any
-) -> Tensor:
+def _spd_term(method: Any, x: Tensor, generator: torch.Generator, stop_gradient: bool, blend_options: Any) -> Tensor:
     """L_SPD of a batch (B, 3, S, S) in [0, 1], or the auxiliary classifier's loss."""
     plus = augment(x, WEAK, generator)
     minus, _ = smooth_blend(augment(x, WEAK, generator), generator, **blend_options)

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -176,7 +177,7 @@ def _read_config(file: Path) -> dict[int, DefectType]:
     return by_value
 
 
-def _defect_type(entry: dict[str, object]) -> DefectType:
+def _defect_type(entry: dict[str, Any]) -> DefectType:
     name, value = entry["defect_name"], entry["pixel_value"]
     threshold, relative = entry["saturation_threshold"], entry["relative_saturation"]
     if type(value) is not int or not 1 <= value <= 255:

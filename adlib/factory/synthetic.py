@@ -194,8 +194,8 @@ class SyntheticFactory:
         for sample in (*self.train, *self.validation, *self.test):
             split, kind, number = sample.path.split("/")[1:]
             yield f"{split}/{kind}/{number}.png", _pixels(sample)
-            if sample.label:
-                yield f"ground_truth/{kind}/{number}_mask.png", sample.mask.numpy().astype(np.uint8) * 255
+            if sample.label and (mask := sample.mask) is not None:
+                yield f"ground_truth/{kind}/{number}_mask.png", mask.numpy().astype(np.uint8) * 255
 
     def _mvtec_loco_files(self) -> Iterator[tuple[str, np.ndarray]]:
         values = {entry["defect_name"]: entry["pixel_value"] for entry in self._defects_config()}
@@ -222,7 +222,7 @@ class SyntheticFactory:
         return config
 
     def _sample(self, split: str, kind: str, i: int) -> Sample:
-        source = {name: partial(function, split, kind, i) for name, function in
+        source: dict[str, Any] = {name: partial(function, split, kind, i) for name, function in
                   [("image_source", self._image), ("mask_source", self._mask), ("region_source", self._regions)]}
         return Sample(int(kind != "good"), kind, f"{self.product}/{split}/{kind}/{i:03d}",
                       logical=kind in self.logical, **source)

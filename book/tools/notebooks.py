@@ -1,41 +1,46 @@
-"""Run the notebooks and write the outputs that are committed: what `make notebooks` does.
+"""Run the chapters: for the book (`make book`), and for the outputs that are committed (`make notebooks`).
 
-Each notebook runs in order, from a fresh kernel, with `notebooks/` as its working folder. What
-changes from run to run (times, progress bars) is removed, and a stamp is written: a hash of the
-notebook's cell sources and of all files of `adlib/`. `check_notebook` refuses a notebook whose stamp
-no longer fits, or that was not run whole and in order.
+One run serves both. Papermill runs each chapter with PROFILE = "quick" from a fresh kernel, several at a time with one
+thread each, into build/runs/; what the checks of its exercises say to the answers lies beside it (exercises.py). A run
+whose stamp fits is not repeated: a hash of the notebook's cell sources and of what computes in `adlib/`.
 
-    python book/tools/notebooks.py                      # all of them
+    python book/tools/notebooks.py                      # all of them, written to notebooks/
     python book/tools/notebooks.py 02_patchcore.ipynb   # one
+    python book/tools/notebooks.py --stale              # those that have changed, or adlib/ with them
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import hashlib
+import io
+import json
+import multiprocessing
 import os
 import platform
 import re
 import sys
 import time
+import tokenize
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import nbformat
-from nbclient import NotebookClient
+import papermill
 from nbformat import NotebookNode
 
+import exercises
 from repository import ROOT, badge, read_repository, setup_cell
 
 MAX_BYTES = 400_000
 CELL_TIMEOUT = 1800  # seconds
 START_TIMEOUT = 300  # seconds that a kernel may take to start on a busy machine
-WIDGET = "application/vnd.jupyter.widget-view+json"
-# A line of tqdm's: "37%|███▋      | 3/8 [00:01<00:02,  2.11it/s]", "3it [00:01,  2.1it/s]", or its
-# two-line warning that it draws no widget here.
-PROGRESS = re.compile(r"\d+%\|.*\||\d+it \[|[0-9?.]+ ?(?:it/s|s/it)\b|TqdmWarning|\bfrom \.autonotebook import ")
+WORKERS = max(2, min(4, os.cpu_count() or 2))  # on two cores 1.4 times as fast as one at a time with two threads
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+WIDGET = "application/vnd.jupyter.widget-view+json"  # a progress bar
 
 
 def all_notebooks(root: Path = ROOT) -> list[Path]:
@@ -43,189 +48,166 @@ def all_notebooks(root: Path = ROOT) -> list[Path]:
     return sorted((root / "notebooks").glob("*.ipynb"))
 
 
-def stamp(notebook: NotebookNode, package: Path) -> str:
-    """A SHA-256 over the cell sources of `notebook` and every file of the folder `package`.
+@functools.cache
+def code_only(source: str) -> str:
+    """Python source without comments, blank lines and docstrings (strings with which a statement begins).
 
-    Compiled files do not count. Each part goes in with its length, so that a line which moves from
-    one cell to the next changes the stamp.
+    It is cut out of the text: each version of Python prints a syntax tree in its own way.
     """
-    digest = hashlib.sha256()
-
-    def add(data: bytes) -> None:
-        digest.update(len(data).to_bytes(8, "big") + data)
-
-    for cell in notebook.cells:
-        add(cell.cell_type.encode())
-        add(cell.source.encode())
-    for path in sorted(package.rglob("*"), key=lambda p: p.relative_to(package).as_posix()):
-        hidden = any(part == "__pycache__" or part.startswith(".") for part in path.relative_to(package).parts)
-        if path.is_file() and not hidden:
-            add(path.relative_to(package).as_posix().encode())
-            add(path.read_bytes())
-    return digest.hexdigest()
+    lines, cuts, fresh = source.split("\n"), [], True
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT or (token.type == tokenize.STRING and fresh):
+            cuts.append((*token.start, *token.end))
+        elif token.type != tokenize.NL:
+            fresh = token.type in (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
+    for first, left, last, right in reversed(cuts):
+        lines[first - 1:last] = [lines[first - 1][:left] + lines[last - 1][right:]]
+    return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
-def without_progress(output: Any) -> Any | None:
-    """The output of a cell without progress bars; None where nothing else is in it."""
-    if WIDGET in output.get("data", {}):
-        return None
-    if output.output_type == "stream" and output.name == "stderr":
-        lines = re.split(r"[\r\n]", output.text)
-        output.text = "\n".join(line for line in lines if line.strip() and not PROGRESS.search(line))
-        return output if output.text else None
-    return output
+def stamp(path: Path) -> str:
+    """A SHA-256 over the cell sources of the notebook at `path`, and the code and data of adlib/ beside its folder.
+
+    Compiled and hidden files and Markdown do not count. Each part goes in with its length, so that a line
+    which moves from one cell to the next changes the stamp.
+    """
+    parts = [part.encode() for cell in nbformat.read(path, 4).cells for part in (cell.cell_type, cell.source)]
+    package = path.parent.parent / "adlib"
+    for file in sorted(package.rglob("*")):
+        name = file.relative_to(package)
+        if file.is_file() and file.suffix != ".md" and not any(p == "__pycache__" or p[0] == "." for p in name.parts):
+            code = code_only(file.read_text(encoding="utf-8")).encode() if file.suffix == ".py" else file.read_bytes()
+            parts += [name.as_posix().encode(), code]
+    return hashlib.sha256(b"".join(len(part).to_bytes(8, "big") + part for part in parts)).hexdigest()
 
 
-def strip_volatile(notebook: NotebookNode) -> None:
-    """Remove, in place, what differs between two runs of the same notebook: times, widgets, progress bars."""
+def about(run: Path) -> dict:
+    """What is written into a run: its stamp, and date, seconds and versions. Empty where there is none."""
+    return nbformat.read(run, 4).metadata.get("adlib", {}) if run.is_file() else {}
+
+
+def is_stale(path: Path, run: Path) -> bool:
+    """Whether the notebook at `path` or adlib/ is another than when `run` was made."""
+    return about(run).get("stamp") != stamp(path)
+
+
+def tidy(notebook: NotebookNode) -> None:
+    """Remove, in place, what papermill adds and what differs between two runs: parameters, times, progress bars."""
+    notebook.cells = [c for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
     for key in ("papermill", "widgets", "signature"):
         notebook.metadata.pop(key, None)
     notebook.metadata.get("language_info", {}).pop("version", None)
     for cell in notebook.cells:
-        for key in ("papermill", "execution", "ExecuteTime", "collapsed", "scrolled"):
-            cell.metadata.pop(key, None)
-        if cell.cell_type == "code":
-            cell.outputs = [kept for output in cell.outputs if (kept := without_progress(output)) is not None]
+        kept = {k: v for k, v in cell.metadata.items() if k not in ("papermill", "execution") and v != []}
+        cell.metadata = NotebookNode(kept)
+    for number, cell in enumerate((c for c in notebook.cells if c.cell_type == "code"), 1):
+        cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+        for counted in (cell, *(output for output in cell.outputs if "execution_count" in output)):
+            counted.execution_count = number
 
 
-def drop_injected(notebook: NotebookNode) -> None:
-    """Remove, in place, the cell that papermill adds for the parameters it was given."""
-    notebook.cells = [c for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
+def write(text: str, path: Path) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
 
 
-def run_record(seconds: float) -> dict[str, Any]:
-    """What the book's run status says of a run that ends now."""
-    return {"date": time.strftime("%Y-%m-%d", time.gmtime()), "seconds": round(seconds),
-            "python": platform.python_version(), "torch": metadata.version("torch"), "cores": os.cpu_count()}
+def run_chapter(path: Path, folder: Path) -> str:
+    """Run a chapter and the questions to its exercises into `folder`, and say how long it took.
 
-
-def run(path: Path) -> float:
-    """Run the notebook at `path`, write it back with outputs and stamp, and return the seconds it took.
-
-    A cell that fails raises nbclient.exceptions.CellExecutionError, and the file stays as it was.
+    ValueError with the error of a cell that fails; then nothing is written.
     """
-    notebook = nbformat.read(path, as_version=4)
-    start = time.monotonic()
-    client = NotebookClient(notebook, timeout=CELL_TIMEOUT, startup_timeout=START_TIMEOUT, coalesce_streams=True,
-                            resources={"metadata": {"path": str(path.parent)}})
-    client.execute()
-    strip_volatile(notebook)
-    seconds = time.monotonic() - start
-    notebook.metadata["adlib"] = {"stamp": stamp(notebook, path.parent.parent / "adlib"), "run": run_record(seconds)}
-    nbformat.write(notebook, path)
-    return seconds
-
-
-def expects_output(source: str) -> bool:
-    """Whether a cell's source surely shows something: a `print`, `display` or `plt.show` that is not
-    under a condition, or a value on its last line."""
-    # A magic is not Python, and one of them shows something or not.
-    lines = [re.sub(r"^(\s*)[%!].*", r"\1pass", line) for line in source.splitlines()]
+    os.environ.update(ONE_THREAD)
+    notebook, now = nbformat.read(path, 4), stamp(path)
+    notebook.cells += exercises.questions(notebook, path.name)
     try:
-        body = ast.parse("\n".join(lines)).body
-    except SyntaxError:
-        return False
-    if not body:
-        return False
-    last = body[-1]
-    if isinstance(last, ast.Expr) and not isinstance(last.value, (ast.Call, ast.Constant)):
-        if not source.rstrip().endswith(";"):
-            return True
-    statements = list(body)
-    for statement in body:
-        if isinstance(statement, ast.With):
-            statements += statement.body
-    calls = [s.value.func for s in statements if isinstance(s, ast.Expr) and isinstance(s.value, ast.Call)]
-    return any(ast.unparse(call) in ("print", "display", "plt.show") for call in calls)
+        done = papermill.execute_notebook(notebook, None, {"PROFILE": "quick"}, cwd=path.parent, kernel_name="python3",
+                                          progress_bar=False, start_timeout=START_TIMEOUT, coalesce_streams=True,
+                                          execution_timeout=CELL_TIMEOUT)
+    except Exception as error:  # papermill's and nbclient's own do not survive the way to another process
+        raise ValueError(f"{path.name} failed: {error}") from None
+    answers, done.cells = json.loads(done.cells[-1].outputs[0].text), done.cells[:-3]  # what `questions` has added
+    seconds = round(sum(cell.metadata.papermill.duration or 0 for cell in done.cells))
+    tidy(done)
+    done.metadata["adlib"] = {"stamp": now, "run": {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()), "seconds": seconds, "python": platform.python_version(),
+        "torch": metadata.version("torch"), "cores": os.cpu_count()}}
+    write(json.dumps({"stamp": now, "answers": answers}, indent=1), folder / f"{path.stem}.answers.json")
+    write(nbformat.writes(done) + "\n", folder / path.name)
+    return f"{path.name}: {seconds} s"
 
 
-def hidden_figures(source: str) -> list[str]:
-    """Calls of `plots` whose figure nobody sees: it shows itself only as the last expression of its cell."""
-    try:
-        body = ast.parse(re.sub(r"^(\s*)[%!].*", r"\1pass", source, flags=re.M)).body
-    except SyntaxError:
-        return []
-    shown = body[-1] if body else None
-    drawn = [node for statement in body for node in ast.walk(statement) if isinstance(node, ast.Expr)
-             and isinstance(node.value, ast.Call) and ast.unparse(node.value.func).startswith("plots.")]  # fmt: skip
-    return [ast.unparse(node.value.func) for node in drawn if node is not shown]
+def run_chapters(folder: Path, chapters: list[Path] | None = None) -> list[Path]:
+    """Run the chapters (default: all) that do not lie in `folder` with the right stamp, and return the paths there.
+
+    Where one fails the others still run and stay; then SystemExit.
+    """
+    if not (chapters := all_notebooks() if chapters is None else chapters):
+        sys.exit("notebooks/: expected the chapters as .ipynb files, found none")
+    folder.mkdir(parents=True, exist_ok=True)
+    due = [path for path in chapters if is_stale(path, folder / path.name)
+           or exercises.read_answers(path, folder, stamp(path)) is None]
+    due.sort(key=lambda path: -about(path).get("run", {}).get("seconds", 999))  # the longest first
+    # Processes, since papermill changes the working folder of its own.
+    with ProcessPoolExecutor(WORKERS, mp_context=multiprocessing.get_context("spawn")) as pool:
+        runs = [pool.submit(run_chapter, path, folder) for path in due]
+        for run in as_completed(runs):
+            print(str(run.exception() or run.result()).split("\n")[0], flush=True)  # the error comes at the end
+    if failed := [str(run.exception()) for run in runs if run.exception()]:
+        sys.exit("\n".join(failed))
+    return [folder / path.name for path in chapters]
+
+
+def hidden_figures(source: str) -> bool:
+    """Whether a call of `plots` has a figure that nobody sees: only the last expression of a cell shows itself."""
+    body = ast.parse(re.sub(r"^(\s*)[%!].*", r"\1pass", source, flags=re.M)).body
+    return any(isinstance(node, ast.Expr) and ast.unparse(node).startswith("plots.") and node is not body[-1]
+               for statement in body for node in ast.walk(statement))
 
 
 def check_notebook(path: Path) -> list[str]:
-    """What is wrong with a committed notebook, one sentence each; empty for a sound one.
-
-    The notebook lies in `notebooks/` of a tree that also has `adlib/` and `_config.yml`.
-    """
-    root = path.parent.parent
+    """What is wrong with a committed notebook, which lies beside adlib/ and `_config.yml`; empty for a sound one."""
     try:
-        notebook = nbformat.read(path, as_version=4)
-        nbformat.validate(notebook)
+        nbformat.validate(notebook := nbformat.read(path, 4))
     except Exception as error:  # nbformat raises several kinds, and each means the same here
         return [f"{path.name}: cannot be read as a notebook: {error}"]
-    problems = []
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        problems.append(f"is {size / 1000:.0f} kB, more than {MAX_BYTES // 1000} kB: make its pictures smaller")
-    if notebook.metadata.get("adlib", {}).get("stamp") != stamp(notebook, root / "adlib"):
-        problems.append("its stamp is stale, since the notebook or adlib/ has changed after the run: make notebooks")
-
-    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
-    problems += [f"an empty code cell (id {cell.get('id')}): delete it"
-                 for cell in notebook.cells if cell.cell_type == "code" and not cell.source.strip()]
+    repository, code = read_repository(path.parent.parent), [c for c in notebook.cells if c.cell_type == "code"]
+    found = {
+        f"is larger than {MAX_BYTES // 1000} kB: make its pictures smaller": path.stat().st_size > MAX_BYTES,
+        "its stamp is stale, the notebook or adlib/ has changed after the run: make notebooks": is_stale(path, path),
+        "no cell is tagged 'parameters'": not any("parameters" in cell.metadata.get("tags", []) for cell in code),
+        # repository.apply replaces these two.
+        "no set-up cell for the address in _config.yml": all(setup_cell(repository) != cell.source for cell in code),
+        "no Colab badge for the address in _config.yml":
+            not any(badge(repository, path.name) in cell.source for cell in notebook.cells)}
     for number, cell in enumerate(code, 1):
-        where = f"code cell {number}"
-        if cell.execution_count is None:
-            problems.append(f"{where} was not run")
-        elif cell.execution_count != number:
-            problems.append(f"{where} was run as number {cell.execution_count}: run all cells in order, fresh kernel")
-        if any(output.output_type == "error" for output in cell.outputs):
-            problems.append(f"{where} ended in an error")
-        if any(output.output_type == "stream" and output.name == "stderr" for output in cell.outputs):
-            problems.append(f"{where} printed a warning, which readers would see: mend its cause")
-        problems += [f"{where} draws with {name} but does not show it: make it the last expression"
-                     for name in hidden_figures(cell.source)]
-        tags = cell.metadata.get("tags", [])
-        if not cell.outputs and ("nbval-check-output" in tags or expects_output(cell.source)):
-            problems.append(f"{where} should show something, but its output is missing")
-        if "injected-parameters" in tags:
-            problems.append(f"{where} was injected by papermill: delete it")
-
-    if not any("parameters" in cell.metadata.get("tags", []) for cell in code):
-        problems.append("no cell is tagged 'parameters'")
-    problems += check_addresses(notebook, path.name, root)
-    return [f"{path.name}: {problem}" for problem in problems]
-
-
-def check_addresses(notebook: NotebookNode, name: str, root: Path) -> list[str]:
-    """Whether set-up cell and Colab badge are there and say what `_config.yml` says."""
-    repository, problems = read_repository(root), []
-    installs = [cell.source for cell in notebook.cells if cell.cell_type == "code" and "%pip install" in cell.source]
-    if not installs:
-        problems.append("no set-up cell, the one that installs adlib")
-    elif installs != [setup_cell(repository)]:
-        problems.append("the set-up cell is not the one for the address in _config.yml: book/tools/repository.py")
-    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    if "colab-badge.svg" not in text:
-        problems.append("no Colab badge")
-    elif badge(repository, name) not in text:
-        problems.append("the Colab badge is not the one for the address in _config.yml: book/tools/repository.py")
-    return problems
+        shows = re.search(r"^(print|display|plt\.show)\(", cell.source, re.M)
+        found |= {f"code cell {number} {what}": is_so for what, is_so in {
+            "is empty: delete it": not cell.source.strip(),
+            "was not run in order from a fresh kernel: make notebooks": cell.execution_count != number,
+            "ended in an error": any(o.output_type == "error" for o in cell.outputs),
+            "printed a warning, which readers would see: mend its cause": any(
+                o.output_type == "stream" and o.name == "stderr" for o in cell.outputs),
+            "should show something, but its output is missing": shows and not cell.outputs,
+            "draws a figure but does not show it: make it the last expression": hidden_figures(cell.source),
+        }.items()}
+    return [f"{path.name}: {what}" for what, is_so in found.items() if is_so]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Run notebooks and write the outputs that are committed.")
     parser.add_argument("names", nargs="*", help="file names in notebooks/; default: all")
-    names = parser.parse_args().names
-    known = {path.name: path for path in all_notebooks()}
-    unknown = [name for name in names if Path(name).name not in known]
-    if unknown or not known:
-        sys.exit(f"notebooks/: expected one of {sorted(known)}, got {unknown or 'no notebook at all'}")
-    problems = []
-    for path in [known[Path(name).name] for name in names] or list(known.values()):
-        print(f"{path.name} …", flush=True)
-        print(f"{path.name}: {run(path):.0f} s, {path.stat().st_size / 1000:.0f} kB", flush=True)
-        problems += check_notebook(path)
-    if problems:
+    parser.add_argument("--stale", action="store_true", help="only those that have changed, or adlib/ with them")
+    given, known = parser.parse_args(), {path.name: path for path in all_notebooks()}
+    if unknown := [name for name in given.names if Path(name).name not in known]:
+        sys.exit(f"notebooks/: expected one of {sorted(known)}, got {unknown}")
+    chosen = [known[Path(name).name] for name in given.names] or list(known.values())
+    # HERE: repository.apply(notebook, read_repository()) to each chosen notebook, written back where that changes it.
+    chosen = [path for path in chosen if not given.stale or is_stale(path, path)]
+    for path, run in zip(chosen, run_chapters(ROOT / "build" / "runs", chosen) if chosen else [], strict=True):
+        write(run.read_text(encoding="utf-8"), path)
+    if problems := [problem for path in chosen for problem in check_notebook(path)]:
         sys.exit("\n".join(problems))
 
 

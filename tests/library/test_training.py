@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import multiprocessing
 import random
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -17,58 +19,68 @@ from torch import nn
 
 from adlib.training import Training
 
-# A network with batch normalisation and dropout-like noise from a generator, so that buffers, the optimiser's state
-# and the generator's all matter. It waits a little at each step, so that it can be killed in between.
-SCRIPT = """
-import sys, time, torch
-from torch import nn
-from adlib.training import Training
-torch.set_num_threads(1)
-torch.manual_seed(0)
-net = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 1))
-generator = torch.Generator().manual_seed(1)
-data = torch.randn(64, 6, generator=torch.Generator().manual_seed(2))
-optimizer = OPTIMIZER
-run = Training(60, {"net": net}, optimizer, generators={"all": generator}, checkpoint=sys.argv[1], save_every=0.0,
-               schedule=lambda step: 1 - step / 60, about={"seed": 0})
-print("from", run.step, flush=True)
-for step in run:
-    rows = torch.randint(64, (16,), generator=generator)
-    x = data[rows] + 0.1 * torch.randn(16, 6, generator=generator)
-    run.update((net(x)[:, 0] - x.sum(1)).square().mean())
-    print(step, flush=True)
-    time.sleep(float(sys.argv[2]))
-"""
 OPTIMIZERS = {
-    "adam": "torch.optim.Adam([{'params': net[0].parameters(), 'lr': 0.01}, {'params': net[1:].parameters()}])",
-    "sgd": "torch.optim.SGD(net.parameters(), lr=1e-2, momentum=0.9, weight_decay=1e-4)",
+    "adam": lambda net: torch.optim.Adam([{"params": net[0].parameters(), "lr": 0.01},
+                                          {"params": net[1:].parameters()}]),
+    "sgd": lambda net: torch.optim.SGD(net.parameters(), lr=1e-2, momentum=0.9, weight_decay=1e-4),
 }
+# Each process of the test is forked from one that has imported torch already.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["torch", "adlib.training"])
 
 
-def start(optimizer: str, checkpoint: Path, pause: float) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", SCRIPT.replace("OPTIMIZER", OPTIMIZERS[optimizer]), str(checkpoint),
-                             str(pause)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+def train(optimizer: str, checkpoint: Path, pause: float, steps: Connection) -> None:
+    """Train a network with batch normalisation and noise from a generator, so that buffers, the optimiser's state
+    and the generator's all matter. It tells its steps, and waits a little at each, so that it can be killed in between.
+    """
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 1))
+    generator = torch.Generator().manual_seed(1)
+    data = torch.randn(64, 6, generator=torch.Generator().manual_seed(2))
+    run = Training(60, {"net": net}, OPTIMIZERS[optimizer](net), generators={"all": generator}, checkpoint=checkpoint,
+                   save_every=0.0, schedule=lambda step: 1 - step / 60, about={"seed": 0})
+    steps.send(run.step)
+    for step in run:
+        rows = torch.randint(64, (16,), generator=generator)
+        x = data[rows] + 0.1 * torch.randn(16, 6, generator=generator)
+        run.update((net(x)[:, 0] - x.sum(1)).square().mean())
+        steps.send(step)
+        time.sleep(pause)
 
 
-@pytest.mark.slow
+def start(optimizer: str, checkpoint: Path, pause: float) -> tuple[BaseProcess, Connection]:
+    steps, theirs = PROCESSES.Pipe(duplex=False)
+    process = PROCESSES.Process(target=train, args=(optimizer, checkpoint, pause, theirs))
+    process.start()
+    theirs.close()
+    return process, steps
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_run_killed_at_random_steps_ends_with_the_same_bits(optimizer: str, tmp_path: Path) -> None:
-    unbroken = start(optimizer, tmp_path / "unbroken.safetensors", 0)
-    assert unbroken.wait() == 0
-    rng, killed = random.Random(optimizer), []
+    def to_the_end(name: str) -> list[int]:
+        process, steps = start(optimizer, tmp_path / f"{name}.safetensors", 0)
+        told = []
+        with contextlib.suppress(EOFError):
+            while True:
+                told.append(steps.recv())
+        process.join()
+        assert process.exitcode == 0
+        return told
+
+    assert to_the_end("unbroken") == [0, *range(60)]
+    rng = random.Random(optimizer)
     for _ in range(3):
-        process = start(optimizer, tmp_path / "broken.safetensors", 0.01)
-        last = int(process.stdout.readline().split()[1]) + rng.randint(2, 15)
-        for line in process.stdout:
-            if int(line) >= last:
-                break
+        process, steps = start(optimizer, tmp_path / "broken.safetensors", 0.01)
+        last = steps.recv() + rng.randint(2, 15)
+        while steps.recv() < last:
+            pass
         time.sleep(rng.random() * 0.01)
-        process.send_signal(signal.SIGKILL)
-        killed.append(process.wait() == -signal.SIGKILL)
-    assert all(killed)
-    process = start(optimizer, tmp_path / "broken.safetensors", 0)
-    rest = process.stdout.read().splitlines()
-    assert process.wait() == 0 and 2 < len(rest) < 58, "it should have gone on in the middle"
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    assert 2 < len(to_the_end("broken")) < 58, "it should have gone on in the middle"
     a, b = (load_file(tmp_path / f"{name}.safetensors") for name in ("unbroken", "broken"))
     assert a.keys() == b.keys() and len(a["history.loss"]) == 60
     assert all(torch.equal(a[name], b[name]) for name in a)
