@@ -208,7 +208,8 @@ class Detector(nn.Module, ABC):
     def forward(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Batch (B, 3, h, w) in [0, 1], already resized, to scores (B,) and maps (B, h, w). Tensors only."""
         scores, grids = self.patch_scores(batch)
-        return scores, full_size_maps(grids, tuple(batch.shape[-2:]), self.smoothing)
+        height, width = batch.shape[-2:]
+        return scores, full_size_maps(grids, (height, width), self.smoothing)
 
     def _must_be_fitted(self) -> None:
         if not self.fitted:
@@ -224,7 +225,8 @@ class Detector(nn.Module, ABC):
                 image = sample.image
             except ImageError as error:
                 return str(error)
-            return resize_image(image, self.image_size), tuple(image.shape[-2:])
+            _, height, width = image.shape
+            return resize_image(image, self.image_size), (height, width)
 
         chunks = [samples[i : i + self.batch_size] for i in range(0, len(samples), self.batch_size)]
         hidden = len(chunks) < 2
@@ -299,7 +301,8 @@ class Detector(nn.Module, ABC):
             raise ValueError(f"{path}: was fitted with a module of your own: pass it as {frozen}=")
         if about["frozen"] is not None and own:
             raise ValueError(f"{path}: holds its own {frozen} {about['frozen']}: pass none")
-        detector = cls(own.get(frozen, about["frozen"]), pretrained=False, device=device, **about["config"])
+        make: Any = cls  # every method's constructor has `pretrained`
+        detector = make(own.get(frozen, about["frozen"]), pretrained=False, device=device, **about["config"])
         if detector._fingerprint() != about["fingerprint"]:
             raise ValueError(f"{path}: the {frozen} given has other weights than the one it was fitted with")
         detector._restore(tensors, path)

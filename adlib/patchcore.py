@@ -151,7 +151,7 @@ class PatchCore(Detector):
         self._must_be_fitted()
         cells = self.features.all_cells(batch)  # (B, C, h*, w*)
         features = cells[:, :, :: self.stride, :: self.stride]  # (B, C, h', w')
-        b, _, h, w = features.shape
+        (rows, columns), (b, _, h, w) = cells.shape[-2:], features.shape
         queries = to_rows(features)  # (B·h'·w', C)
         bank = self._search_bank()
         distances, nearest = k_nearest(queries, bank)
@@ -164,7 +164,7 @@ class PatchCore(Detector):
             _, around = k_nearest(star, bank, size)  # N_b(m*), m* or its twin first
             to_all = (queries[row][:, None] - self.memory_bank[around]).square().sum(2).sqrt()  # (B, b)
             scores = reweight(scores, to_all)
-        return scores, spread(distances.view(b, h, w), self.stride, cells.shape[-2:])
+        return scores, spread(distances.view(b, h, w), self.stride, (rows, columns))
 
     def _search_bank(self) -> Bank:
         """The memory bank made ready for searching, once for as long as it stays the same."""

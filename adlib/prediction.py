@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,12 +64,12 @@ class AnomalyMaps(Sequence):
     def __len__(self) -> int:
         return len(self.grids)
 
-    def __getitem__(self, i):
-        if isinstance(i, slice):
-            return [self[j] for j in range(*i.indices(len(self)))]
-        working = full_size_maps(self.grids[i][None], self.image_size, self.sigma)
-        if self.sizes[i] != self.image_size:
-            working = F.interpolate(working[None], self.sizes[i], mode="bilinear", align_corners=False)[0]
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        working = full_size_maps(self.grids[index][None], self.image_size, self.sigma)
+        if self.sizes[index] != self.image_size:
+            working = F.interpolate(working[None], self.sizes[index], mode="bilinear", align_corners=False)[0]
         return working[0].numpy()
 
 

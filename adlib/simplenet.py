@@ -85,7 +85,8 @@ def noise_level(features: Tensor, ratio: float = NOISE) -> float:
         Where they are not finite, or do not vary: then nothing says what a small change is.
     """
     rows = features.reshape(-1, features.shape[-1])
-    mean = sum(part.sum(0, dtype=torch.float64) for part in rows.split(CHUNK)) / len(rows)  # (C,)
+    total = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
+    mean = sum((part.sum(0, dtype=torch.float64) for part in rows.split(CHUNK)), total) / len(rows)  # (C,)
     variance = sum(float((part.double() - mean).square().sum()) for part in rows.split(CHUNK)) / rows.numel()
     if not math.isfinite(variance):
         raise ValueError("some patch features are NaN or infinite: check the backbone's weights and the images")
@@ -303,6 +304,7 @@ def fold(head: Head) -> tuple[Tensor, Tensor, Tensor]:
     if not isinstance(head.adaptor, nn.Linear) and len(head.adaptor):
         raise ValueError("the adaptor has a non-linear layer: expected 'linear' or 'none', which can be folded")
     norm = head.norm
+    assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()  # (H,)
     weight, shift = head.first.weight, -norm.running_mean
     if isinstance(head.adaptor, nn.Linear):
@@ -492,6 +494,6 @@ class SimpleNet(Detector):
         self._must_be_fitted()
         cells = self.features.all_cells(batch)  # (B, C, h*, w*)
         features = cells[:, :, :: self.stride, :: self.stride]  # (B, C, h', w')
-        b, _, h, w = features.shape
+        (rows, columns), (b, _, h, w) = cells.shape[-2:], features.shape
         scores = score_patches(to_rows(features), self.weight, self.bias, self.last).view(b, h, w)
-        return scores.amax((1, 2)), spread(scores, self.stride, cells.shape[-2:])
+        return scores.amax((1, 2)), spread(scores, self.stride, (rows, columns))

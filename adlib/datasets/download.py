@@ -136,7 +136,8 @@ def _fetch(url: str, file: Path, source: Source) -> None:
     known = source.sha256 and f"sha256:{source.sha256}"
     downloader = pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 20, timeout=TIMEOUT)
     try:
-        pooch.retrieve(url, known, fname=file.name, path=file.parent, downloader=downloader)
+        pooch.retrieve(url, known, fname=file.name, path=file.parent,
+                       downloader=downloader)  # pyrefly: ignore[bad-argument-type]
     except (OSError, ValueError) as error:  # those of requests are OSErrors; a wrong hash is a ValueError
         raise DatasetError(f"{url}: did not give the archive of {source.title} ({error}); get its address from "
                            f"{source.home} and pass url=, or fetch it by hand and pass archive=") from error

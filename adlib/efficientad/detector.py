@@ -290,7 +290,7 @@ class EfficientAD(Detector):
         if not filled:
             raise ValueError(f"none of the {count} training images could be read: {list(self.failures.values())[:3]}")
         kept, penalty_images = kept[:filled], self._penalty_samples
-        about = {"images": hashlib.sha256(kept.numpy()).hexdigest(),
+        about = {"images": hashlib.sha256(kept.numpy().data).hexdigest(),
                  "penalty_images": "drawn" if self.penalty_images is None
                  else [s.path for s in penalty_images or ()][:1000],
                  "teacher": fingerprint(self.teacher), "latent": self.latent,
@@ -330,7 +330,7 @@ class EfficientAD(Detector):
         """Image scores (B,), equation (5.15), and the combined map with its border (B, H/4, W/4), equation (5.14)."""
         self._must_be_fitted()
         combined = combine_maps(*self.both_maps(batch), self.quantiles)  # (B, h, w)
-        border = with_border(combined, tuple(batch.shape[-2:]), self.student.padding)
+        border = with_border(combined, self.image_size, self.student.padding)
         return combined.amax((1, 2)), border
 
 

@@ -180,8 +180,8 @@ def channel_statistics(batches: Any) -> tuple[Tensor, Tensor]:
     ValueError
         Where a feature is not finite, or there is no batch.
     """
-    count, total, squares = 0, 0.0, 0.0
-    shift = None
+    count, shift, device = 0, None, torch.device("cpu")
+    total = squares = torch.zeros((), dtype=torch.float64)
     for batch in batches:
         device, rows = batch.device, batch.detach().permute(0, 2, 3, 1).flatten(0, 2).cpu().double()  # (N, C)
         shift = rows.mean(0) if shift is None else shift  # near the mean, so that no digits cancel below

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,12 +69,13 @@ class PDN(nn.Module):
             torch.default_generator.manual_seed(seed)
             for kernel, out, pad, pooled in LAYERS[size]:
                 out = out_channels if out is None else max(1, round(width * out))
-                layers += [nn.Conv2d(channels, out, kernel, padding=pad if padding else 0), nn.ReLU(inplace=True)]
+                last = nn.Conv2d(channels, out, kernel, padding=pad if padding else 0)
+                layers += [last, nn.ReLU(inplace=True)]
                 if pooled:
                     layers.append(nn.AvgPool2d(2, 2, padding=1 if padding else 0))
                 channels = out
         self.trunk = nn.Sequential(*layers[:-2])
-        self.last = layers[-2]  # without a ReLU: features may be negative
+        self.last = last  # without a ReLU: features may be negative
 
     def forward(self, images: Tensor) -> Tensor:
         return self.last(self.trunk(images))  # (B, C, h, w)
@@ -112,7 +114,7 @@ class PDN(nn.Module):
         pdn.load_state_dict({name: value.float() for name, value in weights.items()})
         return pdn.eval()
 
-    def config(self) -> dict[str, object]:
+    def config(self) -> dict[str, Any]:
         """What makes the same network again, with other weights."""
         return {"size": self.size, "out_channels": self.out_channels, "width": self.width, "padding": self.padding}
 
@@ -209,7 +211,8 @@ class AutoEncoder(nn.Module):
             if isinstance(layer, nn.Conv2d):
                 deviation = (2 / layer.weight[0].numel()) ** 0.5
                 layer.weight.data = torch.randn(layer.weight.shape, generator=generator) * deviation
-                layer.bias.data.zero_()
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     def forward(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Features of images.

@@ -157,7 +157,7 @@ def losses(
         teacher = networks.normalised_teacher(torch.cat([x, changed]))
     first = x if penalty_images is None else torch.cat([x, normalised(penalty_images)])
     inner = networks.student.trunk(torch.cat([first, changed]))  # one pass for all three
-    weight, bias = networks.student.last.weight, networks.student.last.bias
+    weight, bias = networks.student.last.parameters()
     student = F.conv2d(inner[: len(first)], weight[:channels], bias[:channels])  # S(x), S(P): the first half alone
     second = F.conv2d(inner[len(first) :], weight[channels:], bias[channels:])  # S′(x′)
     autoencoder = networks.autoencoder(changed, generator)
@@ -221,17 +221,17 @@ def train_networks(
                  "cosine": lambda step: 0.5 * (1 + math.cos(math.pi * step / steps))}
     run = Training(steps, dict(trained.items()), optimizer, generators=draws, schedule=schedules[decay],
                    checkpoint=checkpoint, about=settings, name="EfficientAD")
-    size = tuple(images.shape[-2:])
+    height, width = images.shape[-2:]
     for step in run:
         chosen = _in_order(len(images), images_per_step, seed, step)
         batch = images[chosen].to(device, torch.float32)
         others = None
         if penalty_images is not None:
-            others = penalty_batch(penalty_images, len(batch), size, draws["penalty images"]).to(device)
+            others = penalty_batch(penalty_images, len(batch), (height, width), draws["penalty images"]).to(device)
         with torch.enable_grad(), precision(device, bf16):
             terms = losses(networks, batch, others, draws["copies"], p_hard=p_hard,
                            detach_autoencoder=detach_autoencoder)
-            run.update(sum(terms.values()), **terms)
+            run.update(sum(terms.values(), torch.zeros((), device=device)), **terms)
     if history is not None:
         history.update(run.history)
     trained.eval()

@@ -3,7 +3,7 @@
     python book/tools/build.py              # as `make book`
     python book/tools/build.py --committed  # show the committed outputs instead of running the chapters
 
-build/chapters/ gets the chapters as run with PROFILE = "quick"; what is current there is not run again. The HTML
+build/runs/ gets the chapters as run with PROFILE = "quick"; what is current there is not run again. The HTML
 goes to build/_build/html/. What fills the generated parts of the pages: adlib_book.py.
 """
 
@@ -79,14 +79,13 @@ def check(html: Path, toc: Path = ROOT / "_toc.yml") -> list[str]:
 
 def build(committed: bool = False, html: Path = HTML) -> None:
     """Build the book of this repository. SystemExit where a cell fails, or the book is not sound."""
-    chapters = ROOT / "notebooks"
     if not committed:
-        chapters = ROOT / "build" / "chapters"
-        notebooks.run_chapters(chapters)
+        notebooks.run_chapters()
     shutil.rmtree(html, ignore_errors=True)
     # -W: a warning is an error, and without it a broken page builds green. -n: a dead reference is a warning.
     command = [str(Path(sys.executable).with_name("jupyter-book")), "build", "-W", "-n", "--keep-going", "--all",
                "--path-output", str(html.parents[1]), str(ROOT)]  # fmt: skip
+    chapters = ROOT / "notebooks" if committed else notebooks.RUNS
     status = subprocess.run(command, env={**os.environ, "ADLIB_CHAPTERS": str(chapters)}).returncode
     if status:
         sys.exit(f"jupyter-book failed (exit status {status}); its messages are above.")

@@ -33,8 +33,9 @@ import papermill
 from nbformat import NotebookNode
 
 import exercises
-from repository import ROOT, badge, read_repository, setup_cell
+from repository import ROOT, apply, read_repository
 
+RUNS = ROOT / "build" / "runs"
 MAX_BYTES = 400_000
 CELL_TIMEOUT = 1800  # seconds
 START_TIMEOUT = 300  # seconds that a kernel may take to start on a busy machine
@@ -138,7 +139,7 @@ def run_chapter(path: Path, folder: Path) -> str:
     return f"{path.name}: {seconds} s"
 
 
-def run_chapters(folder: Path, chapters: list[Path] | None = None) -> list[Path]:
+def run_chapters(folder: Path = RUNS, chapters: list[Path] | None = None) -> list[Path]:
     """Run the chapters (default: all) that do not lie in `folder` with the right stamp, and return the paths there.
 
     Where one fails the others still run and stay; then SystemExit.
@@ -167,20 +168,16 @@ def hidden_figures(source: str) -> bool:
 
 
 def check_notebook(path: Path) -> list[str]:
-    """What is wrong with a committed notebook, which lies beside adlib/ and `_config.yml`; empty for a sound one."""
+    """What is wrong with a committed notebook, in a folder beside adlib/; empty for a sound one."""
     try:
         nbformat.validate(notebook := nbformat.read(path, 4))
     except Exception as error:  # nbformat raises several kinds, and each means the same here
         return [f"{path.name}: cannot be read as a notebook: {error}"]
-    repository, code = read_repository(path.parent.parent), [c for c in notebook.cells if c.cell_type == "code"]
+    code = [c for c in notebook.cells if c.cell_type == "code"]
     found = {
         f"is larger than {MAX_BYTES // 1000} kB: make its pictures smaller": path.stat().st_size > MAX_BYTES,
         "its stamp is stale, the notebook or adlib/ has changed after the run: make notebooks": is_stale(path, path),
-        "no cell is tagged 'parameters'": not any("parameters" in cell.metadata.get("tags", []) for cell in code),
-        # repository.apply replaces these two.
-        "no set-up cell for the address in _config.yml": all(setup_cell(repository) != cell.source for cell in code),
-        "no Colab badge for the address in _config.yml":
-            not any(badge(repository, path.name) in cell.source for cell in notebook.cells)}
+        "no cell is tagged 'parameters'": not any("parameters" in cell.metadata.get("tags", []) for cell in code)}
     for number, cell in enumerate(code, 1):
         shows = re.search(r"^(print|display|plt\.show)\(", cell.source, re.M)
         found |= {f"code cell {number} {what}": is_so for what, is_so in {
@@ -203,9 +200,12 @@ def main() -> None:
     if unknown := [name for name in given.names if Path(name).name not in known]:
         sys.exit(f"notebooks/: expected one of {sorted(known)}, got {unknown}")
     chosen = [known[Path(name).name] for name in given.names] or list(known.values())
-    # HERE: repository.apply(notebook, read_repository()) to each chosen notebook, written back where that changes it.
+    for path in chosen:  # the address may have changed
+        notebook = nbformat.read(path, 4)
+        apply(notebook, path.name, read_repository())
+        write(nbformat.writes(notebook) + "\n", path)
     chosen = [path for path in chosen if not given.stale or is_stale(path, path)]
-    for path, run in zip(chosen, run_chapters(ROOT / "build" / "runs", chosen) if chosen else [], strict=True):
+    for path, run in zip(chosen, run_chapters(RUNS, chosen) if chosen else [], strict=True):
         write(run.read_text(encoding="utf-8"), path)
     if problems := [problem for path in chosen for problem in check_notebook(path)]:
         sys.exit("\n".join(problems))

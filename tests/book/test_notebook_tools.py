@@ -15,17 +15,16 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 import notebooks
 from notebooks import MAX_BYTES, WIDGET, all_notebooks, check_notebook, code_only, run_chapters, stamp, tidy
-from repository import ROOT, Repository, badge, setup_cell
+from repository import ROOT
 
-HERE = Repository("https://github.com/someone/adlib", "v1.2.3")
 NAME = "02_small.ipynb"
 
 
 def small_notebook() -> NotebookNode:
     """A sound notebook as it is before its run."""
     notebook = new_notebook(cells=[
-        new_markdown_cell("# Small\n\n" + badge(HERE, NAME)),
-        new_code_cell(setup_cell(HERE)),
+        new_markdown_cell("# Small"),
+        new_code_cell("import adlib"),
         new_code_cell('PROFILE = "none"', metadata={"tags": ["parameters"]}),
         new_code_cell("print(1 + 1)")])
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -34,12 +33,11 @@ def small_notebook() -> NotebookNode:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A tree with a package, a configuration and a folder for notebooks."""
+    """A tree with a package and a folder for notebooks."""
     (tmp_path / "adlib" / "weights").mkdir(parents=True)
     (tmp_path / "adlib" / "__init__.py").write_text('"""Text."""\nvalue = 1\n')
     (tmp_path / "adlib" / "weights" / "w.bin").write_bytes(b"\0\1")
     (tmp_path / "notebooks").mkdir()
-    (tmp_path / "_config.yml").write_text(f"repository:\n  url: {HERE.url}\n  branch: {HERE.tag}\n")
     return tmp_path
 
 
@@ -85,12 +83,6 @@ def test_sound_notebooks_are_accepted_and_a_broken_one_is_named(tree: Path) -> N
     (add_output("display_data", data={"image/png": "A" * MAX_BYTES}), "is larger than 400 kB"),
     (lambda n: n.cells[3].update(outputs=[]), "code cell 3 should show something"),
     (lambda n: n.cells[2].metadata.update(tags=[]), "no cell is tagged 'parameters'"),
-    (set_source(1, "import adlib"), "no set-up cell"),
-    (set_source(1, setup_cell(HERE._replace(tag="v9.9.9"))), "no set-up cell"),
-    (set_source(1, setup_cell(HERE).replace("-q", "-q -U")), "no set-up cell"),
-    (set_source(0, "# Small"), "no Colab badge"),
-    (set_source(0, badge(HERE._replace(url="https://github.com/other/adlib"), NAME)), "no Colab badge"),
-    (set_source(0, badge(HERE, "03_other.ipynb")), "no Colab badge"),
     (lambda n: n.cells.append(new_code_cell("  ", execution_count=4)), "code cell 4 is empty"),
     (set_source(3, "plots.show(x)\nprint(1)"), "code cell 3 draws a figure but does not show it"),
     (set_source(3, "%pip install a\nfor i in x:\n    plots.show(i)"), "code cell 3 draws a figure but does not"),
