@@ -75,7 +75,7 @@ class PDN(nn.Module):
                     layers.append(nn.AvgPool2d(2, 2, padding=1 if padding else 0))
                 channels = out
         self.trunk = nn.Sequential(*layers[:-2])
-        self.last = last  # without a ReLU: features may be negative
+        self.last = last  # without a ReLU: features may be negative  # pyrefly: ignore[unbound-name]
 
     def forward(self, images: Tensor) -> Tensor:
         return self.last(self.trunk(images))  # (B, C, h, w)

@@ -7,8 +7,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
+from book_walk import need_chromium
 from browser import chromium
-from chromium_or_skip import need_chromium
 from repository import ROOT
 
 FOLDER = ROOT / "book" / "_static"
