@@ -37,12 +37,8 @@ def hashes(product: str) -> dict[str, str]:
     return found
 
 
-def main() -> None:
+if __name__ == "__main__":
     if FILE.exists() and json.loads(FILE.read_text())["version"] == VERSION:
         raise SystemExit(f"{FILE.name} holds version {VERSION} already, which is frozen; raise VERSION first")
     content = {"version": VERSION, "products": {product: hashes(product) for product in PRODUCTS}}
     FILE.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

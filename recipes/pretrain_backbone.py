@@ -6,15 +6,12 @@
 
 Every folder has its own linear classifier on the spatial mean of `layer3`; all are thrown away afterwards. Tiny
 ImageNet is seen at 64 pixels, photographs at 128. With `--spd`, half of the photographs have a patch blended in by
-`adlib.spd.smooth_blend`, and a 1×1 convolution on `layer2` and one on `layer3` must say in which cells: the
-supervised form of SPD (Zou et al. 2022, Section 3.2), for each cell in place of the whole image.
+`adlib.spd.smooth_blend`, and a 1×1 convolution on `layer2` and one on `layer3` must say in which cells: the supervised
+form of SPD (Zou et al. 2022, Section 3.2), for each cell in place of the whole image.
 
-A run that was stopped goes on from its last checkpoint when the same command is given again. At the end the run
-folder holds `backbone.safetensors` (fp16) and `figures.json`.
-
-Tiny ImageNet must lie in its official layout: `train/<class>/images/*.JPEG`, `val/images/*.JPEG`,
-`val/val_annotations.txt`, `wnids.txt`. A folder of photographs has one folder per class; images that lie in it
-directly have no class and serve `--spd` alone.
+A run that was stopped goes on when the same command is given again. At the end the run folder holds
+`backbone.safetensors` (fp16) and `figures.json`. Tiny ImageNet must lie in its official layout. A folder of photographs
+has one folder per class; images that lie in it directly have no class and serve `--spd` alone.
 """
 
 from __future__ import annotations
@@ -49,9 +46,6 @@ OPTIONS = [("spd", 0.0, "weight of the dense form of SPD"), ("steps", 12_500, "o
            ("seed", 0, "of weights, order and views"), ("threads", torch.get_num_threads(), "of the processor")]
 
 
-# ---------------------------------------------------------------------- data
-
-
 def pictures(files: list[Path]) -> Iterator[Tensor]:
     """Each picture as (3, H, W) uint8; where the shorter side has more than SHORT pixels, shrunk to SHORT."""
     def read(path: Path) -> Tensor:
@@ -82,7 +76,7 @@ def read_tiny_imagenet(root: Path, split: str) -> tuple[Tensor, Tensor]:
 
 
 def read_photographs(root: Path) -> tuple[list[Tensor], list[int]]:
-    """Photographs (3, H, W) uint8, the shorter side at most SHORT pixels, and the number of each one's class."""
+    """`pictures` of a folder, and the number of each one's class."""
     classes = sorted(path for path in root.iterdir() if path.is_dir())
     files = [(path, number) for number, folder in enumerate(classes) for path in sorted(folder.glob("*"))]
     files += [(path, NO_CLASS) for path in sorted(root.glob("*"))]
@@ -125,9 +119,6 @@ def of_step(n: int, batch: int, step: int, seed: int) -> np.ndarray:
     per_epoch = n // batch
     start = step % per_epoch * batch
     return np.random.default_rng([seed, step // per_epoch]).permutation(n)[start : start + batch]
-
-
-# ---------------------------------------------------------------------- training
 
 
 def one_cycle(step: int, steps: int, warm: float) -> float:

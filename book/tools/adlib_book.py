@@ -40,11 +40,7 @@ def chapters() -> Path:
 
 
 def tags_outside_split(source: str) -> str:
-    r"""Markdown in which equations of several lines can keep their \tag.
-
-    Sphinx wraps every $$ block that has a line break in `split`, where MathJax refuses \tag. An
-    `equation*` around the block is left alone.
-    """
+    r"""Sphinx wraps a $$ block of several lines in `split`, where MathJax refuses \tag; but not in an `equation*`."""
     def wrap(match: re.Match[str]) -> str:
         formula = match[1].strip()
         if "\\tag{" not in formula or "\\\\" not in formula:
@@ -64,11 +60,8 @@ def for_reading(notebook: NotebookNode) -> None:
 
 def ledger_text() -> str:
     """The equations by chapter. Without words of its own, a heading that is a link has no entry in the contents."""
-    equations, tests = ledger.read_equations(ROOT), ledger.read_tests(ROOT)
-    _, _, text = ledger.page(equations, tests).partition("\n## ")
-    text = re.sub(r"\[\](\(\.\./notebooks/(\w+)\.ipynb\))",
-                  lambda m: f"[{status.title(ROOT / 'notebooks' / f'{m[2]}.ipynb')}]{m[1]}", text)
-    return f"Numbered equations: {len(equations)}. Tests of them: {len(tests)}.\n\n## {text}"
+    return re.sub(r"\[\](?=\(\.\./(notebooks/\w+\.ipynb)\))", lambda link: f"[{status.title(ROOT / link[1])}]",
+                  ledger.page(ledger.read_equations(), ledger.read_tests()))
 
 
 def parts() -> dict[str, Callable[[], str]]:

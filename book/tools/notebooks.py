@@ -51,10 +51,8 @@ def all_notebooks(root: Path = ROOT) -> list[Path]:
 
 @functools.cache
 def code_only(source: str) -> str:
-    """Python source without comments, blank lines and docstrings (strings with which a statement begins).
-
-    It is cut out of the text: each version of Python prints a syntax tree in its own way.
-    """
+    """Python source without comments, blank lines and docstrings (strings with which a statement begins)."""
+    # It is cut out of the text: each version of Python prints a syntax tree in its own way.
     lines, cuts, fresh = source.split("\n"), [], True
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT or (token.type == tokenize.STRING and fresh):
@@ -69,8 +67,7 @@ def code_only(source: str) -> str:
 def stamp(path: Path) -> str:
     """A SHA-256 over the cell sources of the notebook at `path`, and the code and data of adlib/ beside its folder.
 
-    Compiled and hidden files and Markdown do not count. Each part goes in with its length, so that a line
-    which moves from one cell to the next changes the stamp.
+    Compiled and hidden files and Markdown do not count. With its length, a line that moves to the next cell counts.
     """
     parts = [part.encode() for cell in nbformat.read(path, 4).cells for part in (cell.cell_type, cell.source)]
     package = path.parent.parent / "adlib"
