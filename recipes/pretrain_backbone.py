@@ -139,8 +139,7 @@ def blended_half(x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]
     """The images with a patch blended into the first half, and the mask of what changed, (B, 1, H, W) in {0, 1}."""
     half = len(x) // 2
     changed, mask = smooth_blend(x[:half], generator, area=(0.003, 0.03))
-    masks = torch.zeros(len(x), 1, *x.shape[-2:])
-    masks[:half, 0] = mask.float()
+    masks = torch.cat([mask.float(), torch.zeros_like(x[half:, 0])])[:, None]
     return torch.cat([changed, x[half:]]), masks
 
 
@@ -236,11 +235,9 @@ def main() -> None:
         generator = torch.Generator().manual_seed(args.seed)
         settle_statistics(backbone, [batch_of_photographs(i, generator)[0] for i in range(40)])
     images, numbers = read_tiny_imagenet(args.tiny, "val")
-    right = 0
     with torch.no_grad():
-        for x, y in zip(images.split(250), numbers.split(250), strict=True):
-            mean = layers(backbone, x.float() / 255)["layer3"].mean((2, 3))
-            right += int((heads["tiny"](mean).argmax(1) == y).sum())
+        means = [layers(backbone, x.float() / 255)["layer3"].mean((2, 3)) for x in images.split(250)]
+        right = int((heads["tiny"](torch.cat(means)).argmax(1) == numbers).sum())
     figures = about | {
         "photographs": len(photographs), "tiny_val_top1": right / len(numbers),
         "last_losses": {name: float(np.mean(v[-100:])) for name, v in run.history.items()},

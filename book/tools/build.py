@@ -1,9 +1,6 @@
 """Build the book: run the chapters, make the HTML, check it. What `make book` does.
 
-    python book/tools/build.py              # as `make book`
-    python book/tools/build.py --committed  # show the committed outputs instead of running the chapters
-
-The runs of the chapters go to build/runs/ (notebooks.py), the HTML to build/_build/html/. adlib_book.py fills the pages.
+notebooks.py runs the chapters into build/runs/, adlib_book.py fills the pages; the HTML goes to build/_build/html/.
 """
 
 from __future__ import annotations

@@ -5,8 +5,7 @@ In the section "N.x Exercises" every code cell is one exercise. The text cell be
 nothing in it but functions, each with a docstring that says what it returns. The code cell holds the same functions
 without their bodies (the stub), the function `check_k`, and, on its last line, the call `check_k(function)`. That gives
 "not answered yet", "right", or a hint. A run for the book ends with what the checks say to solutions and wrong answers.
-
-    python book/tools/exercises.py    # write all stubs anew from the solutions, and say what is wrong
+`python book/tools/exercises.py` writes all stubs anew from the solutions, and says what is wrong.
 """
 
 from __future__ import annotations

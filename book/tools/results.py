@@ -72,10 +72,10 @@ def cell(results: list[dict[str, Any]], metric: str) -> str:
     return f"{statistics.fmean(values):.3f}{spread}{interval}"
 
 
-def table(header: list[str], rows: list[list[str]]) -> list[str]:
+def table(header: list[str], rows: list[list[Any]]) -> list[str]:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
-    return ["| " + " | ".join(text.replace("|", "\\|").replace("\n", " ") for text in line) + " |" for line in lines]
+    return ["| " + " | ".join(str(x).replace("|", "\\|").replace("\n", " ") for x in line) + " |" for line in lines]
 
 
 def seconds(value: float) -> str:
@@ -87,7 +87,6 @@ def versions(report: dict[str, Any]) -> str:
 
 
 def measured(report: dict[str, Any]) -> list[str]:
-    """How a report came about."""
     return [f"Measured with `{report['command']}`: {report['protocol']}. {versions(report)}."]
 
 
@@ -96,12 +95,9 @@ def data_name(entry: dict[str, Any]) -> str:
     return DATA_NAMES.get(name, name)
 
 
-# ------------------------------------------------------------------ accuracy
-
-
 def patchcore(benchmarks: Path) -> list[str]:
     """PatchCore on real images."""
-    rows = [[data_name(e), e["backbone"], str(len(e["seeds"])), *(cell(e["results"], m) for m in METRICS)]
+    rows = [[data_name(e), e["backbone"], len(e["seeds"]), *(cell(e["results"], m) for m in METRICS)]
             for e in read_results(benchmarks)]
     return table(["data", "backbone", "seeds", *METRICS.values()], rows)
 
@@ -167,10 +163,10 @@ def spd(benchmarks: Path) -> list[str]:
     rows = []
     for objective, variant, runs in groups(read_report(benchmarks, "spd")["results"], "objective", "variant"):
         drops = [statistics.fmean(r[f"sensitivity_{of}"] for r in runs) for of in ("blend", "pairs")]
-        rows.append([objective, variant.replace("base", "without").replace("spd", "with") or "–", str(len(runs)),
+        rows.append([objective, variant.replace("base", "without").replace("spd", "with") or "–", len(runs),
                      cell(runs, "image_auroc"), *(f"{d:.3f}" for d in drops)])
-    header = ["objective", "SPD", "seeds", "image AUROC on board", "sensitivity, SmoothBlend", "sensitivity, pairs"]
-    return table(header, rows)
+    return table(["objective", "SPD", "seeds", "image AUROC on board", "sensitivity, SmoothBlend",
+                  "sensitivity, pairs"], rows)
 
 
 def simplenet(benchmarks: Path) -> list[str]:
@@ -178,8 +174,8 @@ def simplenet(benchmarks: Path) -> list[str]:
     shown, rows = ("image_auroc", "best_on_test", "logical", "pixel_auroc", "au_pro"), []
     results = [{**r["options"], **r} for r in read_report(benchmarks, "simplenet")["results"]]
     for name, decay, runs in groups(results, "data", "decay"):
-        rows.append([DATA_NAMES.get(name, name), "constant" if decay == "none" else decay, str(runs[0]["epochs"]),
-                     str(len(runs)), *(cell(runs, metric) for metric in shown)])
+        rate = "constant" if decay == "none" else decay
+        rows.append([DATA_NAMES.get(name, name), rate, runs[0]["epochs"], len(runs), *(cell(runs, m) for m in shown)])
     return table(["data", "learning rate", "epochs", "seeds", "image AUROC, last epoch", "best epoch on the test set",
                   "logical anomalies", "pixel AUROC", "AU-PRO"], rows)
 
@@ -191,7 +187,7 @@ def efficientad(benchmarks: Path) -> list[str]:
         for kind in [kind for kind in ("structural", "logical") if kind in runs[0]]:
             student, autoencoder, peer = (cell([r[part] for r in runs], kind)
                                           for part in ("student_map", "autoencoder_map", "patchcore"))
-            rows.append([name, kind, str(len(runs)), cell(runs, kind), student.split(" [")[0],
+            rows.append([name, kind, len(runs), cell(runs, kind), student.split(" [")[0],
                          autoencoder.split(" [")[0], peer])
     header = ["data", "anomalies", "seeds", "EfficientAD", "its student's map", "its autoencoder's map", "PatchCore"]
     return table(header, rows)
@@ -210,8 +206,8 @@ WAY_NAMES = {"patchcore": "PatchCore", "simplenet": "SimpleNet", "efficientad": 
 
 def comparison(benchmarks: Path) -> list[str]:
     """The detectors on the same images."""
-    rows = [[name, WAY_NAMES[way], str(len(runs)),
-             *(cell(runs, metric) for metric in ("structural", "logical", "au_pro", "au_spro_0.05"))]
+    shown = ("structural", "logical", "au_pro", "au_spro_0.05")
+    rows = [[name, WAY_NAMES[way], len(runs), *(cell(runs, metric) for metric in shown)]
             for name, way, runs in groups(read_report(benchmarks, "comparison")["results"], "data", "way")]
     return table(["data", "detector", "seeds", "structural", "logical", "AU-PRO", "AU-sPRO 0.05"], rows)
 
@@ -224,8 +220,6 @@ def comparison_cost(benchmarks: Path) -> list[str]:
     header = ["detector", "fitting", "peak memory", "file", "one image", "an image of sixteen"]
     return [*table(header, rows), "", f"Measured on a quiet machine, {cost['threads']} threads, {cost['data']}."]
 
-
-# ------------------------------------------------------------------ speed
 
 SPEEDS = ("coreset", "efficientad", "metrics", "neighbours", "patchcore", "simplenet")
 # What was timed, and the other form that ran beside it.
@@ -249,23 +243,17 @@ def timed(entry: dict[str, Any], form: str) -> str:
     return seconds(entry["timing"][form]["seconds"])
 
 
-def coreset_rows(results: list[dict[str, Any]]) -> list[list[str]]:
-    rows = []
-    for e in results:
-        for key, ratio in e["ratios"].items():
-            peer = "official approximate loop" if key == "official_form_128" else "anomalib's loop"
-            projected = f", projected to {key.split('_')[-1]}" if key[-1].isdigit() else ""
-            note = " (extrapolated)" if e[key]["extrapolated"] else ""
-            rows.append([f"coreset, {e['k']:,} of {e['n']:,}, d = {e['d']}", seconds(e["adlib"]["seconds"]),
-                         f"{e['adlib']['extra_mb']:.0f} MB", peer + projected, seconds(e[key]["seconds"]) + note,
-                         f"{ratio:.1f}"])
-    return rows
-
-
 def speed(benchmarks: Path) -> list[str]:
     """The measurements of benchmarks/speed/, each beside the other form that ran in the same run."""
     results = {name: read_report(benchmarks, f"speed {name}")["results"] for name in SPEEDS}
-    rows = coreset_rows(results["coreset"])
+    rows = []
+    for e, key in [(e, key) for e in results["coreset"] for key in e["ratios"]]:
+        peer = "official approximate loop" if key == "official_form_128" else "anomalib's loop"
+        projected = f", projected to {key.split('_')[-1]}" if key[-1].isdigit() else ""
+        note = " (extrapolated)" if e[key]["extrapolated"] else ""
+        rows.append([f"coreset, {e['k']:,} of {e['n']:,}, d = {e['d']}", seconds(e["adlib"]["seconds"]),
+                     f"{e['adlib']['extra_mb']:.0f} MB", peer + projected, seconds(e[key]["seconds"]) + note,
+                     f"{e['ratios'][key]:.1f}"])
     for e in results["metrics"]:
         peer = {"sorted_au_pro": "all pixels sorted, as anomalib does", "sklearn_auroc": "scikit-learn"}[e["peer"]]
         memory = {form: f"{size:.0f} MB" for form, size in e["extra_mb"].items()}

@@ -11,9 +11,8 @@ from results import table
 
 def title(path: Path) -> str:
     """The title of a notebook: its first heading."""
-    cells = nbformat.read(path, as_version=4).cells
-    return next(line[2:] for cell in cells if cell.cell_type == "markdown"
-                for line in cell.source.splitlines() if line.startswith("# "))  # fmt: skip
+    text = "\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown")
+    return next(line[2:] for line in text.splitlines() if line.startswith("# "))
 
 
 def table_of_runs(folder: Path) -> str:
