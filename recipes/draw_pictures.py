@@ -24,15 +24,14 @@ from adlib.threshold import conformal_threshold
 
 STATIC = Path(__file__).parent.parent / "book" / "_static"
 # What the example shows: the first test image of each.
-EXAMPLES = {"fabric": ("stain", "good"), "washer": ("scratch", "good"), "board": ("missing_part",),
-            "kit": ("bent_bolt",)}
+CHOICE = {"fabric": ("stain", "good"), "washer": ("scratch", "good"), "board": ("missing_part",), "kit": ("bent_bolt",)}
 COLUMNS, PANEL, INK, MARK = 8, 1.75, "#222222", "#FF2AB0"
 
 
 def draw_example() -> None:
     figure, axes = plt.subplots(2, 6, figsize=(10, 3.9), layout="constrained", subplot_kw={"xticks": [], "yticks": []})
     column = iter(axes.T)
-    for product, kinds in EXAMPLES.items():
+    for product, kinds in CHOICE.items():
         data = SyntheticFactory(product, n_test=5, n_defect=40)
         detector = PatchCore().fit(data.train, validation=data.validation)
         threshold = conformal_threshold(detector.normal_peaks, 0.05)

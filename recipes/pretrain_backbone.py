@@ -236,8 +236,8 @@ def main() -> None:
         settle_statistics(backbone, [batch_of_photographs(i, generator)[0] for i in range(40)])
     images, numbers = read_tiny_imagenet(args.tiny, "val")
     with torch.no_grad():
-        means = [layers(backbone, x.float() / 255)["layer3"].mean((2, 3)) for x in images.split(250)]
-        right = int((heads["tiny"](torch.cat(means)).argmax(1) == numbers).sum())
+        logits = [heads["tiny"](layers(backbone, x.float() / 255)["layer3"].mean((2, 3))) for x in images.split(250)]
+    right = int((torch.cat(logits).argmax(1) == numbers).sum())
     figures = about | {
         "photographs": len(photographs), "tiny_val_top1": right / len(numbers),
         "last_losses": {name: float(np.mean(v[-100:])) for name, v in run.history.items()},

@@ -155,4 +155,4 @@ if __name__ == "__main__":
             write_stubs(notebook)
             nbformat.write(notebook, path)
             wrong += [f"{path.name}: {problem}" for problem in problems(notebook)]
-    sys.exit("\n".join(wrong))
+    sys.exit("\n".join(wrong) or None)

@@ -75,9 +75,8 @@ def problems(equations: list[Equation], tests: list[EquationTest]) -> list[str]:
             "stands outside a $$ … $$ block": not formula,
             "no test in tests/equations carries it": not any(test.tag == tag for test in tests),
         }.items() if is_so]
-    tags = {equation.tag for equation in equations}
     for test in tests:
-        if test.tag not in tags:
+        if test.tag not in {equation.tag for equation in equations}:
             found.append(f"{test.where}: no notebook has an equation ({test.tag})")
         try:
             docstring = inspect.getdoc(pkgutil.resolve_name(test.function)) or ""

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Writes constraints.txt anew: the newest set that the bounds in pyproject.toml and the pair below allow.
-# torch and torchvision are locked as a matching pair; torchvision cannot load beside another torch
-# ("operator torchvision::nms does not exist").
+# torchvision cannot load beside another torch than its own ("operator torchvision::nms does not exist").
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 printf '%s\n' torch==2.15.0 torchvision==0.29.2 | "${UV:-.venv/bin/uv}" pip compile --no-config --universal \

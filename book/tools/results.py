@@ -245,9 +245,8 @@ def timed(entry: dict[str, Any], form: str) -> str:
 
 def speed(benchmarks: Path) -> list[str]:
     """The measurements of benchmarks/speed/, each beside the other form that ran in the same run."""
-    results = {name: read_report(benchmarks, f"speed {name}")["results"] for name in SPEEDS}
-    rows = []
-    for e, key in [(e, key) for e in results["coreset"] for key in e["ratios"]]:
+    results, rows = {name: read_report(benchmarks, f"speed {name}")["results"] for name in SPEEDS}, []
+    for e, key in [(of, key) for of in results["coreset"] for key in of["ratios"]]:
         peer = "official approximate loop" if key == "official_form_128" else "anomalib's loop"
         projected = f", projected to {key.split('_')[-1]}" if key[-1].isdigit() else ""
         note = " (extrapolated)" if e[key]["extrapolated"] else ""
