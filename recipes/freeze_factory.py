@@ -2,8 +2,7 @@
 
     python recipes/freeze_factory.py
 
-Only after `VERSION` in adlib/factory/synthetic.py has been raised; then every result on the factory in
-benchmarks/accuracy is measured again.
+Only after `VERSION` in adlib/factory/synthetic.py has been raised; then measure every result on the factory again.
 """
 
 from __future__ import annotations

@@ -179,7 +179,6 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-
     tiny, tiny_labels = read_tiny_imagenet(args.tiny, "train")
     folders = [read_photographs(root) for root in args.photos]
     photographs = [image for images, _ in folders for image in images]

@@ -183,7 +183,7 @@ def check_notebook(path: Path) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Run notebooks and write the outputs that are committed.")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="file names in notebooks/; default: all")
     parser.add_argument("--stale", action="store_true", help="only those that have changed, or adlib/ with them")
     given, known = parser.parse_args(), {path.name: path for path in all_notebooks()}

@@ -28,4 +28,5 @@ def table_of_runs(folder: Path) -> str:
                      f"{run['seconds']}\u00a0s" if run else "–", str(len(code)), "failed" if failed else "passed",
                      f"Python {run['python']}, torch {run['torch']}, {run['cores']} cores" if run else "–"])
     header = ["notebook", "last run (UTC)", "time", "code cells", "state", "with"]
-    return "\n".join([*table(header, rows), "", f"All together: {total / 60:.1f} minutes, on a CPU, with their quick profile."])
+    whole = f"All together: {total / 60:.1f} minutes, on a CPU, with their quick profile."
+    return "\n".join([*table(header, rows), "", whole])
