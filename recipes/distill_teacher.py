@@ -23,21 +23,17 @@ from adlib.datasets import hold_out
 from adlib.efficientad.distillation import distill, explained
 from adlib.samples import as_samples
 
+OPTIONS = {"backbone": "adlib_resnet18", "width": 1.0, "image-size": 128, "steps": 3000, "batch": 16, "rate": 1e-3,
+           "smallest-crop": 0.4, "threads": 2, "seed": 0}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--images", type=Path, nargs="+", required=True)
-    parser.add_argument("--backbone", default="adlib_resnet18")
     parser.add_argument("--size", default="s", choices=["s", "m"])
-    parser.add_argument("--width", type=float, default=1.0)
-    parser.add_argument("--image-size", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--smallest-crop", type=float, default=0.4)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
+    for name, default in OPTIONS.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -48,8 +44,7 @@ def main() -> None:
         args.backbone, train, size=args.size, width=args.width, image_size=args.image_size, steps=args.steps,
         images_per_step=args.batch, learning_rate=args.rate, decay="cosine", smallest_crop=args.smallest_crop,
         statistics_images=1000, bf16=True, seed=args.seed, checkpoint=args.out / "checkpoint.safetensors",
-        history=history,
-    )  # fmt: skip
+        history=history)
     figures = {
         "command": "python recipes/distill_teacher.py " + " ".join(
             f"--{name.replace('_', '-')} {' '.join(map(str, value)) if isinstance(value, list) else value}"
@@ -59,8 +54,7 @@ def main() -> None:
         "cpu_minutes_of_the_last_part": round((time.process_time() - start) / 60, 1),
         "loss": [round(sum(part) / len(part), 4) for part in
                  (history["loss"][i : i + 100] for i in range(0, len(history["loss"]), 100))],
-        "explained": {str(side): round(explained(pdn, args.backbone, held, image_size=side), 4) for side in (128, 256)},
-    }  # fmt: skip
+        "explained": {str(side): round(explained(pdn, args.backbone, held, image_size=side), 4) for side in (128, 256)}}
     (args.out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     pdn.save(args.out / "teacher.safetensors")
     print(json.dumps({k: figures[k] for k in ("images", "held_out", "explained")}))

@@ -2,8 +2,7 @@
 
     python recipes/freeze_factory.py
 
-Only after `VERSION` in adlib/factory/synthetic.py has been raised; then every result on the factory in
-benchmarks/accuracy is measured again.
+Only after `VERSION` in adlib/factory/synthetic.py has been raised; then measure every result on the factory again.
 """
 
 from __future__ import annotations
@@ -37,12 +36,8 @@ def hashes(product: str) -> dict[str, str]:
     return found
 
 
-def main() -> None:
+if __name__ == "__main__":
     if FILE.exists() and json.loads(FILE.read_text())["version"] == VERSION:
         raise SystemExit(f"{FILE.name} holds version {VERSION} already, which is frozen; raise VERSION first")
     content = {"version": VERSION, "products": {product: hashes(product) for product in PRODUCTS}}
     FILE.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

@@ -2,7 +2,7 @@
 
 `_config.yml` loads it, so `jupyter-book build .` in a clone shows the committed runs of the chapters. Where
 ADLIB_CHAPTERS names a folder, the chapters are those of that folder: `make book` runs them into it.
-Each mend says what it is for; tests/book/test_book_browser.py found them all.
+Each mend says what it is for; tests/book/test_book_browser.py found them all. First what is read, then what is written.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import results
 import status
 from repository import ROOT, with_local_pictures
 
+CHAPTERS = Path(os.environ.get("ADLIB_CHAPTERS") or ROOT / "notebooks")
 BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\(([^)]*)\)")
 DISPLAY = re.compile(r"\$\$(.+?)\$\$", re.S)
 GENERATED = re.compile(r"<!-- generated: (.+?) -->")
@@ -31,55 +32,37 @@ GENERATED = re.compile(r"<!-- generated: (.+?) -->")
 SUMMARY = 'DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = window.location.protocol !== "file:";'
 
 
-def chapters() -> Path:
-    """The folder of the chapters that the book shows."""
-    return Path(os.environ.get("ADLIB_CHAPTERS") or ROOT / "notebooks")
-
-
-# ------------------------------------------------------------------ what is read
-
-
 def tags_outside_split(source: str) -> str:
-    r"""Markdown in which equations of several lines can keep their \tag.
-
-    Sphinx wraps every $$ block that has a line break in `split`, where MathJax refuses \tag. An
-    `equation*` around the block is left alone.
-    """
+    r"""Sphinx wraps a $$ block of several lines in `split`, where MathJax refuses \tag; but not in an `equation*`."""
     def wrap(match: re.Match[str]) -> str:
-        formula = match[1].strip()
-        if "\\tag{" not in formula or "\\\\" not in formula:
-            return match[0]
-        return f"\n\n\\begin{{equation*}}\n{formula}\n\\end{{equation*}}\n\n"
+        whole = f"\n\n\\begin{{equation*}}\n{match[1].strip()}\n\\end{{equation*}}\n\n"
+        return whole if "\\tag{" in whole and "\\\\" in whole else match[0]
 
     return DISPLAY.sub(wrap, source)
 
 
 def for_reading(notebook: NotebookNode) -> None:
     """Change a chapter, in place, for a reader without a network: the Colab badge becomes a link, pictures local."""
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            cell.source = BADGE.sub(r"[Open this chapter in Colab](\1)", cell.source)
-            cell.source = tags_outside_split(with_local_pictures(cell.source))
+    for cell in [cell for cell in notebook.cells if cell.cell_type == "markdown"]:
+        text = BADGE.sub(r"[Open this chapter in Colab](\1)", cell.source)
+        cell.source = tags_outside_split(with_local_pictures(text))
 
 
 def ledger_text() -> str:
     """The equations by chapter. Without words of its own, a heading that is a link has no entry in the contents."""
-    equations, tests = ledger.read_equations(ROOT), ledger.read_tests(ROOT)
-    _, _, text = ledger.page(equations, tests).partition("\n## ")
-    text = re.sub(r"\[\](\(\.\./notebooks/(\w+)\.ipynb\))",
-                  lambda m: f"[{status.title(ROOT / 'notebooks' / f'{m[2]}.ipynb')}]{m[1]}", text)
-    return f"Numbered equations: {len(equations)}. Tests of them: {len(tests)}.\n\n## {text}"
+    return re.sub(r"\[\](?=\(\.\./(notebooks/\w+\.ipynb)\))", lambda link: f"[{status.title(ROOT / link[1])}]",
+                  ledger.page(ledger.read_equations(), ledger.read_tests()))
 
 
 def parts() -> dict[str, Callable[[], str]]:
     """What a page can show with <!-- generated: NAME -->."""
     tables = {name: (lambda name=name: results.text(name)) for name in results.TABLES}
-    return {**tables, "ledger": ledger_text, "status": lambda: status.table_of_runs(chapters())}
+    return {**tables, "ledger": ledger_text, "status": lambda: status.table_of_runs(CHAPTERS)}
 
 
 def read_source(app: Sphinx, docname: str, source: list[str]) -> None:
     if docname.startswith("notebooks/"):
-        notebook = nbformat.read(chapters() / f"{Path(docname).name}.ipynb", as_version=4)
+        notebook = nbformat.read(CHAPTERS / f"{Path(docname).name}.ipynb", as_version=4)
         for_reading(notebook)
         source[0] = nbformat.writes(notebook)
     elif GENERATED.search(source[0]):
@@ -93,9 +76,6 @@ def read_source(app: Sphinx, docname: str, source: list[str]) -> None:
 def skip_member(app: Sphinx, what: str, name: str, value: Any, skip: bool, options: Any) -> bool | None:
     """The API pages have no "Alias for field number 0": the class says what the fields of a tuple are."""
     return True if type(value).__name__ == "_tuplegetter" else None
-
-
-# ------------------------------------------------------------------ what is written
 
 
 def let_diagrams_scroll(app: Sphinx, document: nodes.document) -> None:

@@ -11,7 +11,6 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 MISSING = f"Chromium is missing: expected one of {', '.join(NAMES)} on the PATH"
-
 TIMEOUT = 300_000  # milliseconds: a busy machine is slow, and slow is no error
 
 
@@ -23,15 +22,11 @@ def find_chromium() -> str | None:
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """A headless Chromium. FileNotFoundError where there is none."""
-    path = find_chromium()
-    if path is None:
+    if (path := find_chromium()) is None:
         raise FileNotFoundError(MISSING)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--disable-gpu"])
-        try:
+        with playwright.chromium.launch(executable_path=path, args=["--disable-gpu"]) as browser:
             yield browser
-        finally:
-            browser.close()
 
 
 def open_file(page: Page, path: Path, query: str = "") -> None:

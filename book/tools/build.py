@@ -1,10 +1,6 @@
 """Build the book: run the chapters, make the HTML, check it. What `make book` does.
 
-    python book/tools/build.py              # as `make book`
-    python book/tools/build.py --committed  # show the committed outputs instead of running the chapters
-
-build/runs/ gets the chapters as run with PROFILE = "quick"; what is current there is not run again. The HTML
-goes to build/_build/html/. What fills the generated parts of the pages: adlib_book.py.
+notebooks.py runs the chapters into build/runs/, adlib_book.py fills the pages; the HTML goes to build/_build/html/.
 """
 
 from __future__ import annotations
@@ -83,24 +79,18 @@ def build(committed: bool = False, html: Path = HTML) -> None:
         notebooks.run_chapters()
     shutil.rmtree(html, ignore_errors=True)
     # -W: a warning is an error, and without it a broken page builds green. -n: a dead reference is a warning.
-    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", "-W", "-n", "--keep-going", "--all",
-               "--path-output", str(html.parents[1]), str(ROOT)]  # fmt: skip
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", "-W", "-n", "--keep-going", "--all",
+               "--path-output", html.parents[1], ROOT]
     chapters = ROOT / "notebooks" if committed else notebooks.RUNS
-    status = subprocess.run(command, env={**os.environ, "ADLIB_CHAPTERS": str(chapters)}).returncode
-    if status:
+    if status := subprocess.run(command, env={**os.environ, "ADLIB_CHAPTERS": str(chapters)}).returncode:
         sys.exit(f"jupyter-book failed (exit status {status}); its messages are above.")
     if problems := check(html):
         sys.exit("The book was built, but:\n" + "\n".join(problems))
 
 
-def main() -> None:
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Run the chapters and build the book.")
     parser.add_argument("--committed", action="store_true", help="show the committed outputs, run nothing")
     start = time.monotonic()
     build(parser.parse_args().committed)
-    print(f"\nThe book: {(HTML / 'index.html').relative_to(ROOT)}")
-    print(f"make book took {time.monotonic() - start:.0f} s")
-
-
-if __name__ == "__main__":
-    main()
+    print(f"\nThe book: {(HTML / 'index.html').relative_to(ROOT)}\nmake book took {time.monotonic() - start:.0f} s")

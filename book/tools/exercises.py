@@ -5,13 +5,13 @@ In the section "N.x Exercises" every code cell is one exercise. The text cell be
 nothing in it but functions, each with a docstring that says what it returns. The code cell holds the same functions
 without their bodies (the stub), the function `check_k`, and, on its last line, the call `check_k(function)`. That gives
 "not answered yet", "right", or a hint. A run for the book ends with what the checks say to solutions and wrong answers.
-
-    python book/tools/exercises.py    # write all stubs anew from the solutions, and say what is wrong
+`python book/tools/exercises.py` writes all stubs anew from the solutions, and says what is wrong.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import re
 import sys
@@ -120,16 +120,16 @@ def asked(notebook: NotebookNode, name: str) -> list[list]:
     """What is asked after a run of the notebook: [number, answer, call of the check]."""
     found = []
     for k, exercise in enumerate(find_exercises(notebook), 1):
-        found.append([k, "solution", exercise.cell.source.splitlines()[-1]])
-        found += [[k, a, f"check_{k}({a})"] for a in ANYTHING + WRONG.get(name[:2], {}).get(str(k), [])]
+        wrong = ANYTHING + WRONG.get(name[:2], {}).get(str(k), [])
+        found += [[k, "solution", exercise.cell.source.splitlines()[-1]], *([k, a, f"check_{k}({a})"] for a in wrong)]
     return found
 
 
 def questions(notebook: NotebookNode, name: str) -> list[NotebookNode]:
     """Three cells for the end of a run. The last prints [number, answer, what was said, is an error] of all asked."""
     solutions = "\n\n".join(exercise.solution or "" for exercise in find_exercises(notebook))
-    sources = [solutions, ASK.format(asked=asked(notebook, name)), "import json\nprint(json.dumps(_said))"]
-    return [new_code_cell(source, metadata={"tags": ["answers"]}) for source in sources]
+    ask = ASK.format(asked=asked(notebook, name))
+    return [new_code_cell(source) for source in (solutions, ask, "import json\nprint(json.dumps(_said))")]
 
 
 def read_answers(path: Path, folder: Path, stamp: str) -> list[list] | None:
@@ -144,21 +144,15 @@ def read_answers(path: Path, folder: Path, stamp: str) -> list[list] | None:
 def write_stubs(notebook: NotebookNode) -> None:
     """Make, in place, each stub from its solution, where that is possible; `problems` says where it is not."""
     for exercise in find_exercises(notebook):
-        try:
+        with contextlib.suppress(ValueError):
             exercise.cell.source = put(exercise.cell.source, stub(exercise.solution or ""))
-        except ValueError:
-            continue
 
 
-def main() -> None:
+if __name__ == "__main__":
     wrong = []
     for path in sorted(ROOT.glob("notebooks/*.ipynb")):
         if find_exercises(notebook := nbformat.read(path, 4)):
             write_stubs(notebook)
             nbformat.write(notebook, path)
             wrong += [f"{path.name}: {problem}" for problem in problems(notebook)]
-    sys.exit("\n".join(wrong))
-
-
-if __name__ == "__main__":
-    main()
+    sys.exit("\n".join(wrong) or None)

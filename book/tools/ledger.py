@@ -1,7 +1,7 @@
 """The equation ledger: every numbered equation of the chapters, its library function and its test.
 
-The numbers are read from `\\tag{…}` in the notebooks, the tests from `@equation(…)` in
-tests/equations/. `problems` says where the two do not fit; `page` is the ledger as the book prints it.
+The numbers are read from `\\tag{…}` in the notebooks, the tests from `@equation(…)` in tests/equations/. `problems`
+says where the two do not fit; `page` is the ledger as the book prints it.
 """
 
 from __future__ import annotations
@@ -22,28 +22,22 @@ DISPLAY = re.compile(r"\$\$(.+?)\$\$", re.S)
 
 
 class Equation(NamedTuple):
-    """A numbered equation: its `tag`, its LaTeX without the tag, and the chapter's file name without suffix."""
-
     tag: str
-    formula: str
-    chapter: str
+    formula: str  # LaTeX without the tag
+    chapter: str  # the file name without suffix
 
 
 class EquationTest(NamedTuple):
-    """A marked test: `tag` and `function` as given to the mark, and `where`, path::name."""
-
-    tag: str
+    tag: str  # as given to the mark
     function: str
-    where: str
+    where: str  # path::name
 
 
 def read_equations(root: Path = ROOT) -> list[Equation]:
     """The numbered equations of all notebooks, in the order of the text."""
     found = []
     for path in sorted((root / "notebooks").glob("*.ipynb")):
-        for cell in nbformat.read(path, as_version=4).cells:
-            if cell.cell_type != "markdown":
-                continue
+        for cell in [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown"]:
             formulas = {tag: " ".join(TAG.sub("", block).split())
                         for block in DISPLAY.findall(cell.source) for tag in TAG.findall(block)}
             found += [Equation(tag, formulas.get(tag, ""), path.stem) for tag in TAG.findall(cell.source)]
@@ -60,35 +54,29 @@ def read_tests(root: Path = ROOT) -> list[EquationTest]:
                 if not (isinstance(mark, ast.Call) and ast.unparse(mark.func).split(".")[-1] == "equation"):
                     continue
                 where = f"{name}::{node.name}"
-                given = {keyword.arg: keyword.value for keyword in mark.keywords}
-                parts = [*mark.args, *given.values()]
-                literal = all(isinstance(part, ast.Constant) and isinstance(part.value, str) for part in parts)
-                if len(mark.args) != 1 or set(given) != {"function"} or not literal:
+                given = [*mark.args, *(keyword.value for keyword in mark.keywords)]
+                literal = all(isinstance(part, ast.Constant) and isinstance(part.value, str) for part in given)
+                if len(mark.args) != 1 or [keyword.arg for keyword in mark.keywords] != ["function"] or not literal:
                     raise ValueError(f'{where}: expected @equation("2.3", function="adlib.…"), both literal strings')
-                collected = path.name.startswith("test_") and node.name.startswith("test_")
-                if isinstance(node, ast.ClassDef) or not collected:
+                if isinstance(node, ast.ClassDef) or not {path.name[:5], node.name[:5]} == {"test_"}:
                     raise ValueError(f"{where}: pytest does not run it; expected a function test_… in a file test_….py")
-                found.append(EquationTest(mark.args[0].value, given["function"].value, where))
+                found.append(EquationTest(*(part.value for part in given), where))
     return found
 
 
 def problems(equations: list[Equation], tests: list[EquationTest]) -> list[str]:
     """Where equations, tests and docstrings do not fit together, one sentence each."""
     found = []
-    for number, equation in enumerate(equations):
-        tag, chapter = equation.tag, equation.chapter
-        if any(tag == earlier.tag for earlier in equations[:number]):
-            found.append(f"equation ({tag}) of {chapter}: the number is taken already")
-        expected = re.match(r"0*(\d+)_", chapter)
-        if expected and not re.fullmatch(rf"{expected[1]}\.[1-9]\d*", tag):
-            found.append(f"equation ({tag}) of {chapter}: expected a number {expected[1]}.1, {expected[1]}.2, …")
-        if not equation.formula:
-            found.append(f"equation ({tag}) of {chapter}: stands outside a $$ … $$ block")
-        if not any(test.tag == tag for test in tests):
-            found.append(f"equation ({tag}) of {chapter}: no test in tests/equations carries it")
-    tags = {equation.tag for equation in equations}
+    for number, (tag, formula, chapter) in enumerate(equations):
+        first = int(chapter.partition("_")[0])
+        found += [f"equation ({tag}) of {chapter}: {what}" for what, is_so in {
+            "the number is taken already": any(tag == earlier.tag for earlier in equations[:number]),
+            f"expected a number {first}.1, {first}.2, …": not re.fullmatch(rf"{first}\.[1-9]\d*", tag),
+            "stands outside a $$ … $$ block": not formula,
+            "no test in tests/equations carries it": not any(test.tag == tag for test in tests),
+        }.items() if is_so]
     for test in tests:
-        if test.tag not in tags:
+        if test.tag not in {equation.tag for equation in equations}:
             found.append(f"{test.where}: no notebook has an equation ({test.tag})")
         try:
             docstring = inspect.getdoc(pkgutil.resolve_name(test.function)) or ""
@@ -101,19 +89,11 @@ def problems(equations: list[Equation], tests: list[EquationTest]) -> list[str]:
 
 
 def page(equations: list[Equation], tests: list[EquationTest]) -> str:
-    """The ledger as MyST Markdown."""
-    lines = [
-        "# The equation ledger",
-        "",
-        "Every numbered equation of the chapters has a test. The test writes the formula out slowly, with loops and",
-        "in double precision, straight from the page, and holds the function of `adlib` against it on random inputs.",
-        f"Numbered equations: {len(equations)}. Tests of them: {len(tests)}.",
-    ]
+    """The ledger as MyST Markdown, a heading for each chapter."""
+    lines = [f"Numbered equations: {len(equations)}. Tests of them: {len(tests)}."]
     for chapter in dict.fromkeys(equation.chapter for equation in equations):
         lines += ["", f"## [](../notebooks/{chapter}.ipynb)"]
-        for equation in equations:
-            if equation.chapter != chapter:
-                continue
+        for equation in [equation for equation in equations if equation.chapter == chapter]:
             lines += ["", f"**({equation.tag})**", "", "$$", equation.formula, "$$", ""]
             lines += [f"- `{test.function}`, tested by `{test.where}`" for test in tests if test.tag == equation.tag]
     return "\n".join(lines) + "\n"

@@ -1,16 +1,9 @@
 #!/usr/bin/env bash
 # Writes constraints.txt anew: the newest set that the bounds in pyproject.toml and the pair below allow.
-# torch and torchvision are locked as a matching pair; torchvision cannot load beside another torch
-# ("operator torchvision::nms does not exist").
+# torchvision cannot load beside another torch than its own ("operator torchvision::nms does not exist").
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-mkdir -p build
-echo 'torch==2.15.0
-torchvision==0.29.2' | "${UV:-.venv/bin/uv}" pip compile --no-config --universal --python-version 3.11.4 \
-    --extra book --extra dev --quiet --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
-    --constraint - pyproject.toml --output-file build/constraints.new "$@"
-{
-    echo "# The exact set of packages that this book is built and tested with."
-    echo "# Made by book/tools/lock.sh; the bounds that users get are in pyproject.toml."
-    cat build/constraints.new
-} > constraints.txt
+printf '%s\n' torch==2.15.0 torchvision==0.29.2 | "${UV:-.venv/bin/uv}" pip compile --no-config --universal \
+    --python-version 3.11.4 --extra book --extra dev --quiet --upgrade --no-annotate --no-emit-index-url \
+    --no-emit-find-links --custom-compile-command book/tools/lock.sh --constraint - pyproject.toml \
+    --output-file constraints.txt "$@"

@@ -1,13 +1,12 @@
 r"""The notation of the book: one symbol, one meaning, in all chapters.
 
-book/notation.md has one row for each meaning. `python book/tools/notation.py` reads the symbols out of the
-mathematics of all notebooks and pages, and says where text and table do not fit together. No program can read
-what a symbol means. But each row names its chapters, and a chapter that is not named is an error: whoever
-writes a symbol into a new chapter has to look at its row first.
+book/notation.md has one row for each meaning. `python book/tools/notation.py` reads the symbols out of the mathematics
+of all notebooks and pages, and says where text and table do not fit together. No program can read what a symbol means.
+But a row names its chapters, so whoever writes a symbol into a new chapter has to look at its row first.
 
-A symbol is a letter, a Greek letter, a letter in another font, or an upright name, with what belongs to its
-identity: an accent, a star, a plus or a minus, a prime, a label in upright letters. Powers and running indices
-do not: `x_i^2` is the symbol x, and the index i is a symbol of its own.
+A symbol is a letter, a Greek letter, a letter in another font, or an upright name, with what belongs to its identity:
+an accent, a star, a plus or a minus, a prime, a label in upright letters. Powers and running indices do not: `x_i^2` is
+the symbol x, and the index i is a symbol of its own.
 """
 
 from __future__ import annotations
@@ -48,20 +47,16 @@ MACROS.set_unknown_macro_spec(MacroSpec("", ""))
 
 
 class Row(NamedTuple):
-    """A row of the table: the keys of its symbols, its cell `where`, and the line of the page."""
-
-    keys: tuple[str, ...]
-    where: str
-    line: int
+    keys: tuple[str, ...]  # of its symbols
+    where: str  # the cell
+    line: int  # of the page
 
 
 class Use(NamedTuple):
-    """A symbol in the text: its key, what is `written`, notebook and cell or a page; `chapter` is "" for a page."""
-
     key: str
     written: str
-    source: str
-    chapter: str
+    source: str  # notebook and cell, or a page
+    chapter: str  # "" for a page, as the section
     section: str
 
 
@@ -205,6 +200,4 @@ def problems(root: Path = ROOT) -> list[str]:
 
 
 if __name__ == "__main__":
-    problem = "\n".join(problems())
-    print(problem or f"{PAGE} and the chapters fit together")
-    sys.exit(bool(problem))
+    sys.exit("\n".join(problems()) or None)

@@ -3,10 +3,6 @@
 One run serves both. Papermill runs each chapter with PROFILE = "quick" from a fresh kernel, several at a time with one
 thread each, into build/runs/; what the checks of its exercises say to the answers lies beside it (exercises.py). A run
 whose stamp fits is not repeated: a hash of the notebook's cell sources and of what computes in `adlib/`.
-
-    python book/tools/notebooks.py                      # all of them, written to notebooks/
-    python book/tools/notebooks.py 02_patchcore.ipynb   # one
-    python book/tools/notebooks.py --stale              # those that have changed, or adlib/ with them
 """
 
 from __future__ import annotations
@@ -41,6 +37,7 @@ CELL_TIMEOUT = 1800  # seconds
 START_TIMEOUT = 300  # seconds that a kernel may take to start on a busy machine
 WORKERS = max(2, min(4, os.cpu_count() or 2))  # on two cores 1.4 times as fast as one at a time with two threads
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+ADDED = ("papermill", "execution", "widgets", "signature")  # metadata
 WIDGET = "application/vnd.jupyter.widget-view+json"  # a progress bar
 
 
@@ -51,10 +48,8 @@ def all_notebooks(root: Path = ROOT) -> list[Path]:
 
 @functools.cache
 def code_only(source: str) -> str:
-    """Python source without comments, blank lines and docstrings (strings with which a statement begins).
-
-    It is cut out of the text: each version of Python prints a syntax tree in its own way.
-    """
+    """Python source without comments, blank lines and docstrings (strings with which a statement begins)."""
+    # It is cut out of the text: each version of Python prints a syntax tree in its own way.
     lines, cuts, fresh = source.split("\n"), [], True
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT or (token.type == tokenize.STRING and fresh):
@@ -69,8 +64,7 @@ def code_only(source: str) -> str:
 def stamp(path: Path) -> str:
     """A SHA-256 over the cell sources of the notebook at `path`, and the code and data of adlib/ beside its folder.
 
-    Compiled and hidden files and Markdown do not count. Each part goes in with its length, so that a line
-    which moves from one cell to the next changes the stamp.
+    Compiled and hidden files and Markdown do not count. The lengths of the parts do, and so a line that moves.
     """
     parts = [part.encode() for cell in nbformat.read(path, 4).cells for part in (cell.cell_type, cell.source)]
     package = path.parent.parent / "adlib"
@@ -95,12 +89,9 @@ def is_stale(path: Path, run: Path) -> bool:
 def tidy(notebook: NotebookNode) -> None:
     """Remove, in place, what papermill adds and what differs between two runs: parameters, times, progress bars."""
     notebook.cells = [c for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
-    for key in ("papermill", "widgets", "signature"):
-        notebook.metadata.pop(key, None)
     notebook.metadata.get("language_info", {}).pop("version", None)
-    for cell in notebook.cells:
-        kept = {k: v for k, v in cell.metadata.items() if k not in ("papermill", "execution") and v != []}
-        cell.metadata = NotebookNode(kept)
+    for part in (notebook, *notebook.cells):
+        part.metadata = NotebookNode({k: v for k, v in part.metadata.items() if k not in ADDED and v != []})
     for number, cell in enumerate((c for c in notebook.cells if c.cell_type == "code"), 1):
         cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
         for counted in (cell, *(output for output in cell.outputs if "execution_count" in output)):
@@ -144,8 +135,7 @@ def run_chapters(folder: Path = RUNS, chapters: list[Path] | None = None) -> lis
 
     Where one fails the others still run and stay; then SystemExit.
     """
-    if not (chapters := all_notebooks() if chapters is None else chapters):
-        sys.exit("notebooks/: expected the chapters as .ipynb files, found none")
+    chapters = all_notebooks() if chapters is None else chapters
     folder.mkdir(parents=True, exist_ok=True)
     due = [path for path in chapters if is_stale(path, folder / path.name)
            or exercises.read_answers(path, folder, stamp(path)) is None]
@@ -193,7 +183,7 @@ def check_notebook(path: Path) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Run notebooks and write the outputs that are committed.")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="file names in notebooks/; default: all")
     parser.add_argument("--stale", action="store_true", help="only those that have changed, or adlib/ with them")
     given, known = parser.parse_args(), {path.name: path for path in all_notebooks()}
@@ -205,7 +195,7 @@ def main() -> None:
         apply(notebook, path.name, read_repository())
         write(nbformat.writes(notebook) + "\n", path)
     chosen = [path for path in chosen if not given.stale or is_stale(path, path)]
-    for path, run in zip(chosen, run_chapters(RUNS, chosen) if chosen else [], strict=True):
+    for path, run in zip(chosen, run_chapters(RUNS, chosen), strict=True):
         write(run.read_text(encoding="utf-8"), path)
     if problems := [problem for path in chosen for problem in check_notebook(path)]:
         sys.exit("\n".join(problems))

@@ -11,9 +11,8 @@ from results import table
 
 def title(path: Path) -> str:
     """The title of a notebook: its first heading."""
-    cells = nbformat.read(path, as_version=4).cells
-    return next(line[2:] for cell in cells if cell.cell_type == "markdown"
-                for line in cell.source.splitlines() if line.startswith("# "))  # fmt: skip
+    text = "\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown")
+    return next(line[2:] for line in text.splitlines() if line.startswith("# "))
 
 
 def table_of_runs(folder: Path) -> str:
@@ -21,12 +20,13 @@ def table_of_runs(folder: Path) -> str:
     rows, total = [], 0
     for path in sorted(folder.glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
-        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-        failed = any(output.output_type == "error" for cell in code for output in cell.outputs)
+        code = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
+        failed = any(output.output_type == "error" for outputs in code for output in outputs)
         run = notebook.metadata.get("adlib", {}).get("run", {})
         total += run.get("seconds", 0)
         rows.append([f"[{title(path)}](../notebooks/{path.name})", run.get("date", "–").replace("-", "\u2011"),
                      f"{run['seconds']}\u00a0s" if run else "–", str(len(code)), "failed" if failed else "passed",
                      f"Python {run['python']}, torch {run['torch']}, {run['cores']} cores" if run else "–"])
-    lines = table(["notebook", "last run (UTC)", "time", "code cells", "state", "with"], rows)
-    return "\n".join([*lines, "", f"All together: {total / 60:.1f} minutes, on a CPU, with their quick profile."])
+    header = ["notebook", "last run (UTC)", "time", "code cells", "state", "with"]
+    whole = f"All together: {total / 60:.1f} minutes, on a CPU, with their quick profile."
+    return "\n".join([*table(header, rows), "", whole])
