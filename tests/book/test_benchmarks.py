@@ -10,30 +10,25 @@ from pathlib import Path
 import pytest
 
 from benchmarks import common
+from repository import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "benchmarks").glob("*/*.json"))
-REPORTS = [path for path in FILES if not path.stem.endswith(("_scores", "_maps"))]  # those are data of a report
-
-
-@pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.stem)
-def test_a_report_says_how_it_was_made(path: Path) -> None:
-    report = json.loads(path.read_text(encoding="utf-8"))
-    script = re.match(r"python -m (benchmarks\.(?:accuracy|speed)\.\w+)", report["command"])
-    assert script and (ROOT / script[1].replace(".", "/")).with_suffix(".py").parent == path.parent
-    assert (ROOT / script[1].replace(".", "/")).with_suffix(".py").is_file()
-    assert report["name"] and report["threads"] >= 1 and report["versions"].keys() >= {"python", "torch"}
-    assert "/" not in re.sub(r"DATA/\w+", "", report["command"])
-    if "results" in report:
-        assert all("seed" in run for run in report["results"]) or "seed" in report or "seeds" in report
+READERS = [ROOT / "book" / "tools" / "results.py", *(ROOT / "notebooks").glob("*.ipynb")]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_file_is_shown_by_a_page_or_a_notebook(path: Path) -> None:
-    readers = [ROOT / "book" / "tools" / "results.py", *(ROOT / "notebooks").glob("*.ipynb")]
-    text = "".join(reader.read_text(encoding="utf-8") for reader in readers)
-    name = f'"{path.stem}"' if path.parent.name == "speed" else path.name  # of speed/, the page reads every file
-    assert re.search(rf"(?<!\w){re.escape(name)}", text) or path.stem.startswith("patchcore_"), "nothing reads it"
+def test_a_file_says_how_it_was_made_and_is_shown(path: Path) -> None:
+    text = "".join(reader.read_text(encoding="utf-8") for reader in READERS)
+    table = rf'SPEEDS = .*"{path.stem}"' if path.parent.name == "speed" else rf'read_report\(benchmarks, "{path.stem}"\)'
+    assert re.search(rf"{table}|(?<!\w){re.escape(path.name)}", text) or path.stem.startswith("patchcore_"), "nothing reads it"
+    if path.stem.endswith(("_scores", "_maps")):  # the data of a report
+        return
+    report = json.loads(path.read_text(encoding="utf-8"))
+    script = re.match(r"python -m (benchmarks\.(?:accuracy|speed)\.\w+)", report["command"])
+    assert script and (made_by := (ROOT / script[1].replace(".", "/")).with_suffix(".py")).is_file()
+    assert made_by.parent == path.parent and "/" not in re.sub(r"DATA/\w+", "", report["command"])
+    assert report["name"] and report["threads"] >= 1 and report["versions"].keys() >= {"python", "torch"}
+    assert {"seed", "seeds"} & report.keys() or all("seed" in run for run in report.get("results", []))
 
 
 def test_a_command_tells_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
