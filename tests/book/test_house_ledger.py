@@ -29,8 +29,8 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                                                '    def second(self):\n        """Eq. (2.2), and (2.3)."""\n')
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "ledger_sample", raising=False)
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "tests" / "equations").mkdir(parents=True)
+    for name in ("notebooks", "tests/equations"):
+        (tmp_path / name).mkdir(parents=True)
     return tmp_path
 
 
