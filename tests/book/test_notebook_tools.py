@@ -13,22 +13,17 @@ import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-import notebooks
-from notebooks import MAX_BYTES, WIDGET, all_notebooks, check_notebook, code_only, run_chapters, stamp, tidy
-from repository import ROOT
+from notebooks import MAX_BYTES, START_TIMEOUT, WIDGET, all_notebooks, check_notebook, code_only, run_chapters, stamp, tidy
 
 NAME = "02_small.ipynb"
+KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 
 
-def small_notebook() -> NotebookNode:
-    """A sound notebook as it is before its run."""
-    notebook = new_notebook(cells=[
-        new_markdown_cell("# Small"),
-        new_code_cell("import adlib"),
-        new_code_cell('PROFILE = "none"', metadata={"tags": ["parameters"]}),
-        new_code_cell("print(1 + 1)")])
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    return notebook
+def small_notebook(*more: str) -> NotebookNode:
+    """A sound notebook as it is before its run, with more code cells."""
+    parameters = new_code_cell('PROFILE = "none"', metadata={"tags": ["parameters"]})
+    code = [new_code_cell("import adlib"), parameters, *map(new_code_cell, ("print(1 + 1)", *more))]
+    return new_notebook(cells=[new_markdown_cell("# Small"), *code], metadata={"kernelspec": KERNEL})
 
 
 @pytest.fixture
@@ -57,18 +52,17 @@ def executed(tree: Path, spoil: Callable[[NotebookNode], object] = lambda n: Non
     return put(notebook, tree)
 
 
-def set_source(index: int, source: str) -> Callable[[NotebookNode], object]:
-    return lambda n: n.cells[index].update(source=source)
+def source(text: str) -> Callable[[NotebookNode], object]:
+    return lambda n: n.cells[3].update(source=text)
 
 
-def add_output(*given: str, **named: object) -> Callable[[NotebookNode], object]:
+def output(*given: str, **named: object) -> Callable[[NotebookNode], object]:
     return lambda n: n.cells[3].outputs.append(new_output(*given, **named))
 
 
 def test_sound_notebooks_are_accepted_and_a_broken_one_is_named(tree: Path) -> None:
-    assert check_notebook(executed(tree)) == []
-    for source in ("plots.show(x)", "x = plots.show(x)\nx", "%pip install a\nplots.show(x)"):
-        assert check_notebook(executed(tree, set_source(3, source))) == []
+    for text in ("print(1 + 1)", "plots.show(x)", "x = plots.show(x)\nx", "%pip install a\nplots.show(x)"):
+        assert check_notebook(executed(tree, source(text))) == []
     (tree / "notebooks" / NAME).write_text("{")
     (problem,) = check_notebook(tree / "notebooks" / NAME)
     assert problem.startswith(f"{NAME}: cannot be read")
@@ -78,21 +72,18 @@ def test_sound_notebooks_are_accepted_and_a_broken_one_is_named(tree: Path) -> N
 @pytest.mark.parametrize(("spoil", "message"), [
     (lambda n: n.cells[2].update(execution_count=3), "code cell 2 was not run in order"),
     (lambda n: n.cells[2].update(execution_count=None), "code cell 2 was not run in order"),
-    (add_output("error", ename="ValueError", evalue="no", traceback=[]), "code cell 3 ended in an error"),
-    (add_output("stream", name="stderr", text="UserWarning: old\n"), "code cell 3 printed a warning"),
-    (add_output("display_data", data={"image/png": "A" * MAX_BYTES}), "is larger than 400 kB"),
+    (output("error", ename="ValueError", evalue="no", traceback=[]), "code cell 3 ended in an error"),
+    (output("stream", name="stderr", text="UserWarning: old\n"), "code cell 3 printed a warning"),
+    (output("display_data", data={"image/png": "A" * MAX_BYTES}), "is larger than 400 kB"),
     (lambda n: n.cells[3].update(outputs=[]), "code cell 3 should show something"),
     (lambda n: n.cells[2].metadata.update(tags=[]), "no cell is tagged 'parameters'"),
     (lambda n: n.cells.append(new_code_cell("  ", execution_count=4)), "code cell 4 is empty"),
-    (set_source(3, "plots.show(x)\nprint(1)"), "code cell 3 draws a figure but does not show it"),
-    (set_source(3, "%pip install a\nfor i in x:\n    plots.show(i)"), "code cell 3 draws a figure but does not"),
+    (source("plots.show(x)\nprint(1)"), "code cell 3 draws a figure but does not show it"),
+    (source("%pip install a\nfor i in x:\n    plots.show(i)"), "code cell 3 draws a figure but does not"),
 ])
 def test_each_defect_is_refused(tree: Path, spoil: Callable[[NotebookNode], object], message: str) -> None:
     (problem,) = check_notebook(executed(tree, spoil))
     assert problem.startswith(f"{NAME}: {message}")
-
-
-# ------------------------------------------------------------------ the stamp
 
 
 @pytest.mark.parametrize(("name", "content", "stale"), [
@@ -108,10 +99,7 @@ def test_each_defect_is_refused(tree: Path, spoil: Callable[[NotebookNode], obje
 def test_stamp_follows_what_computes(tree: Path, name: str, content: bytes | None, stale: bool) -> None:
     path = executed(tree)
     (tree / name).parent.mkdir(exist_ok=True)
-    if content is None:
-        (tree / name).unlink()
-    else:
-        (tree / name).write_bytes(content)
+    (tree / name).unlink() if content is None else (tree / name).write_bytes(content)
     assert any("stale" in problem for problem in check_notebook(path)) == stale
 
 
@@ -139,21 +127,16 @@ def test_tidy_keeps_what_counts() -> None:
     notebook.cells[4].outputs = [new_output("display_data", data={WIDGET: {}, "text/plain": "bar"}),
                                  new_output("execute_result", data={"text/plain": "2"}, execution_count=4)]
     tidy(notebook)
-    assert set(notebook.metadata) == {"kernelspec", "language_info"} and notebook.metadata.language_info == {}
+    assert notebook.metadata == {"kernelspec": KERNEL, "language_info": {}}
     assert [cell.get("execution_count") for cell in notebook.cells] == [None, 1, 2, 3]
     assert notebook.cells[2].metadata == {"tags": ["parameters"]} and notebook.cells[3].metadata == {"kept": True}
     assert [(o.data, o.execution_count) for o in notebook.cells[3].outputs] == [({"text/plain": "2"}, 3)]
 
 
-# ------------------------------------------------------------------ the run
-
-
 def test_runs_are_kept_and_a_failure_is_named(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In real kernels: a sound notebook and one that fails; then only what has changed is run again."""
-    sound, failing = small_notebook(), small_notebook()
-    shown = "(PROFILE, os.path.basename(os.getcwd()), os.environ['OMP_NUM_THREADS'])"
-    sound.cells.append(new_code_cell(f"import os\n{shown}"))
-    failing.cells.append(new_code_cell("raise ValueError('on purpose')"))
+    shown = "import os\n(PROFILE, os.path.basename(os.getcwd()), os.environ['OMP_NUM_THREADS'])"
+    sound, failing = small_notebook(shown), small_notebook("raise ValueError('on purpose')")
     chapters, runs = [put(sound, tree), put(failing, tree, "03_failing.ipynb")], tree / "build" / "runs"
     with pytest.raises(SystemExit, match="03_failing.ipynb failed: (.|\n)*on purpose"):
         run_chapters(runs, chapters)
@@ -171,9 +154,6 @@ def test_runs_are_kept_and_a_failure_is_named(tree: Path, capsys: pytest.Capture
     assert NAME in capsys.readouterr().out and len(nbformat.read(runs / NAME, 4).cells) == 4
 
 
-# ------------------------------------------------------------------ the committed notebooks
-
-
 @pytest.mark.parametrize("path", all_notebooks(), ids=lambda path: path.stem)
 def test_committed_notebook(path: Path) -> None:
     assert check_notebook(path) == []
@@ -184,9 +164,8 @@ def test_committed_notebook(path: Path) -> None:
 def test_other_parameters(path: Path, tmp_path: Path) -> None:
     """The chapter also runs with another seed and another product: its assertions hold beyond one draw."""
     inferred = papermill.inspect_notebook(str(path))
-    other: dict[str, object] = {"SEED": int(inferred["SEED"]["default"]) + 1}
+    other = {"PROFILE": "quick", "SEED": int(inferred["SEED"]["default"]) + 1}
     if "CATEGORY" in inferred:  # a reference notebook or the quickstart may have none
         other["CATEGORY"] = "washer" if "fabric" in inferred["CATEGORY"]["default"] else "fabric"
-    papermill.execute_notebook(str(path), str(tmp_path / path.name), parameters={"PROFILE": "quick", **other},
-                               cwd=str(ROOT / "notebooks"), kernel_name="python3", progress_bar=False,
-                               start_timeout=notebooks.START_TIMEOUT)
+    papermill.execute_notebook(path, tmp_path / path.name, other, cwd=path.parent, kernel_name="python3",
+                               progress_bar=False, start_timeout=START_TIMEOUT)
