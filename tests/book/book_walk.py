@@ -23,7 +23,6 @@ AXE: dict[str, Any] = {"resultTypes": ["violations"], "preload": False}
 # All rules in the light. The dark changes colours alone, and a narrow window what scrolls and which buttons are there.
 RULES: dict[str, Any] = {"light": {}, "dark": {"runOnly": ["color-contrast"]}, "phone": {"runOnly": [
     "scrollable-region-focusable", "button-name", "link-name", "aria-hidden-focus", "nested-interactive"]}}
-
 # Colours that are still changing would be measured half-way between light and dark.
 STILL = "*, *::before, *::after { transition: none !important; animation: none !important; }"
 
@@ -49,9 +48,6 @@ PICTURES = """() => [...document.querySelectorAll('img:not([aria-hidden=true])')
   .filter(e => !e.alt.trim() || /\\.(png|jpe?g|svg|gif|webp)$/i.test(e.alt))
   .map(e => [e.getAttribute('src'), !!e.closest('.cell_output')])"""
 
-# 300 ms after a change of size, the theme lets the keyboard reach what has begun to scroll.
-RESIZED = "() => new Promise(go => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(go, 700))))"
-
 # On a phone, nothing makes the page itself scroll sideways, and nothing lies left of it, where nobody can scroll to.
 WIDE = """() => {
   const lost = [...document.querySelectorAll('main :not(svg *, mjx-assistive-mml, mjx-assistive-mml *)')].filter(e =>
@@ -66,7 +62,6 @@ WIDE = """() => {
       wide.push(e.outerHTML.slice(0, 100));
   return 'scrolls sideways, ' + page.scrollWidth + ' pixels wide: ' + wide.slice(-3).join(' … ');
 }"""
-
 
 # A word of code has its colour from its class. Each class is measured once on a page, not a thousand times:
 # the others keep their place, but axe passes over what cannot be seen.
@@ -96,33 +91,26 @@ def anchors(path: Path) -> frozenset[str]:
 
 def broken_links(page: Page, book: Path) -> list[str]:
     """Links to a file that is not there, or not in the book, or to a place that the file does not have."""
-    found = []
+    found = set()
     for given, address in page.evaluate("() => [...document.links].map(a => [a.getAttribute('href'), a.href])"):
         parts = urlsplit(address)
-        if parts.scheme != "file":
-            continue
         target, fragment = Path(url2pathname(parts.path)), unquote(parts.fragment)
-        if not target.is_file() or not target.is_relative_to(book):
-            found.append(f"broken link: {given} is no file of the book")
-        elif fragment and target.suffix == ".html" and fragment not in anchors(target):
-            found.append(f"broken link: {given}, the page has no such place")
-    return sorted(set(found))
+        if parts.scheme == "file" and not (target.is_file() and target.is_relative_to(book)):
+            found.add(f"broken link: {given} is no file of the book")
+        elif parts.scheme == "file" and target.suffix == ".html" and fragment not in ("", *anchors(target)):
+            found.add(f"broken link: {given}, the page has no such place")
+    return sorted(found)
 
 
 def axe_problems(page: Page, how: str) -> list[str]:
-    found = []
-    for rule in Axe().run(page, options={**AXE, **RULES[how]}).response["violations"]:
-        for node in rule["nodes"]:
-            reasons = [check["message"] for kind in ("any", "all", "none") for check in node[kind]]
-            found.append(f"accessibility ({how}): {rule['id']}: {node['html'][:150]}: {'; '.join(reasons)[:250]}")
-    return found
+    violations = Axe().run(page, options={**AXE, **RULES[how]}).response["violations"]
+    return [f"accessibility ({how}): {rule['id']}: {node['html'][:150]}: {reasons[:250]}" for rule in violations
+            for node in rule["nodes"] for reasons in ["; ".join(
+                check["message"] for kind in ("any", "all", "none") for check in node[kind])]]
 
 
 def walk(browser: Browser, path: Path, book: Path, query: str = "", wait_for: str | None = None) -> list[str]:
-    """Open one page from disk, in light, in dark and on a phone, and return what is wrong, one sentence each.
-
-    `wait_for`: a CSS selector that must appear before the page counts as complete.
-    """
+    """What is wrong with a page on disk, in light, dark and on a phone. `wait_for`: a CSS selector that must appear."""
     found: list[str] = []
     page = browser.new_page(viewport=DESK)
     page.on("console", lambda m: found.append(f"console error: {m.text}") if m.type == "error" else None)
@@ -144,7 +132,7 @@ def walk(browser: Browser, path: Path, book: Path, query: str = "", wait_for: st
             page.evaluate("to => Object.assign(document.documentElement.dataset, {theme: to, mode: to})", theme)
             found += axe_problems(page, theme)
         page.set_viewport_size(PHONE)
-        page.evaluate(RESIZED)
+        page.wait_for_timeout(800)  # 300 ms later, the theme lets the keyboard reach what has begun to scroll
         if wide := page.evaluate(WIDE):
             found.append(f"on a phone: {wide}")
         found += axe_problems(page, "phone")

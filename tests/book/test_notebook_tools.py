@@ -13,7 +13,7 @@ import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from notebooks import MAX_BYTES, START_TIMEOUT, WIDGET, all_notebooks, check_notebook, code_only, run_chapters, stamp, tidy
+from notebooks import START_TIMEOUT, WIDGET, all_notebooks, check_notebook, code_only, run_chapters, stamp, tidy
 
 NAME = "02_small.ipynb"
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -74,7 +74,7 @@ def test_sound_notebooks_are_accepted_and_a_broken_one_is_named(tree: Path) -> N
     (lambda n: n.cells[2].update(execution_count=None), "code cell 2 was not run in order"),
     (output("error", ename="ValueError", evalue="no", traceback=[]), "code cell 3 ended in an error"),
     (output("stream", name="stderr", text="UserWarning: old\n"), "code cell 3 printed a warning"),
-    (output("display_data", data={"image/png": "A" * MAX_BYTES}), "is larger than 400 kB"),
+    (output("display_data", data={"image/png": "A" * 400_000}), "is larger than 400 kB"),
     (lambda n: n.cells[3].update(outputs=[]), "code cell 3 should show something"),
     (lambda n: n.cells[2].metadata.update(tags=[]), "no cell is tagged 'parameters'"),
     (lambda n: n.cells.append(new_code_cell("  ", execution_count=4)), "code cell 4 is empty"),
