@@ -103,10 +103,12 @@ def broken_links(page: Page, book: Path) -> list[str]:
 
 
 def axe_problems(page: Page, how: str) -> list[str]:
-    violations = Axe().run(page, options={**AXE, **RULES[how]}).response["violations"]
-    return [f"accessibility ({how}): {rule['id']}: {node['html'][:150]}: {reasons[:250]}" for rule in violations
-            for node in rule["nodes"] for reasons in ["; ".join(
-                check["message"] for kind in ("any", "all", "none") for check in node[kind])]]
+    found = []
+    for rule in Axe().run(page, options={**AXE, **RULES[how]}).response["violations"]:
+        for node in rule["nodes"]:
+            reasons = "; ".join(check["message"] for kind in ("any", "all", "none") for check in node[kind])
+            found.append(f"accessibility ({how}): {rule['id']}: {node['html'][:150]}: {reasons[:250]}")
+    return found
 
 
 def walk(browser: Browser, path: Path, book: Path, query: str = "", wait_for: str | None = None) -> list[str]:

@@ -134,7 +134,8 @@ def test_a_visit(path: Path, machine: Machine, tmp_path: Path, request: pytest.F
     assert not [name for name in before if "adlib" in name]
     assert sum("/site-packages/torch/" in name for name in before) > 1000  # torch is looked at
 
-    code = [cell for cell in (notebook := nbformat.read(path, 4)).cells if cell.cell_type == "code"]
+    notebook = nbformat.read(path, 4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     (setup,) = [cell for cell in code if cell.source == setup_cell(read_repository())]
     (parameters,) = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
     assert 'PROFILE = "quick"' in parameters.source

@@ -109,9 +109,6 @@ def test_what_the_checks_say_is_recorded() -> None:
     assert answers[1:3] == [[1, ANYTHING[0], "wrong", False], [1, ANYTHING[1], "wrong", False]]
 
 
-# ------------------------------------------------------------------ the committed notebooks
-
-
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_no_exercise_has_drifted_or_is_answered(path: Path) -> None:
     notebook = nbformat.read(path, 4)

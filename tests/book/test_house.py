@@ -1,8 +1,9 @@
-"""Build, licences and configuration: what must agree with what, and the tools that keep it so."""
+"""Packages, licences and the commands: what must agree with what, and that make and .ci/run hide no failure."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -58,17 +59,19 @@ def test_every_imported_package_is_required() -> None:
     assert needed <= {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
 
 
-@pytest.mark.parametrize(("name", "words"), [
-    ("LICENSE", ["Apache License", "Version 2.0, January 2004", "END OF TERMS AND CONDITIONS"]),
-    ("LICENSE-text", ["Attribution 4.0 International", "Section 8 -- Interpretation."]),
-    ("book/_static/mathjax/LICENSE", ["Apache License"]),
-])
-def test_licence_texts_are_whole(name: str, words: list[str]) -> None:
+@pytest.mark.parametrize(("name", "first", "last"), [
+    ("LICENSE", "Version 2.0, January 2004", "END OF TERMS AND CONDITIONS"),
+    ("LICENSE-text", "Attribution 4.0 International", "Section 8 -- Interpretation."),
+    ("book/_static/mathjax/LICENSE", "Apache License", "END OF TERMS AND CONDITIONS")])
+def test_licence_texts_are_whole(name: str, first: str, last: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
-    assert all(word in text for word in words) and len(text) > 10_000
+    assert first in text and last in text and len(text) > 10_000
 
 
-# ------------------------------------------------------------------ the commands
+def script(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!{shutil.which('sh')}\n{text}\n")
+    path.chmod(0o755)
 
 
 def make(folder: Path, *words: str, **programs: str) -> subprocess.CompletedProcess[str]:
@@ -76,35 +79,62 @@ def make(folder: Path, *words: str, **programs: str) -> subprocess.CompletedProc
     shutil.copy(ROOT / "Makefile", folder)
     for name in ("pyproject.toml", "constraints.txt"):
         (folder / name).touch()
-    for name, script in programs.items():
-        (folder / ".venv" / "bin").mkdir(parents=True, exist_ok=True)
-        (folder / ".venv" / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
-        (folder / ".venv" / "bin" / name).chmod(0o755)
+    for name, text in programs.items():
+        script(folder / ".venv" / "bin" / name, text)
         (folder / ".venv" / ".installed").touch()
     return subprocess.run(["make", *words], cwd=folder, capture_output=True, text=True)
 
 
 def test_make_help_lists_every_target(tmp_path: Path) -> None:
     targets = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.M)
+    shown = make(tmp_path, "help").stdout
     assert {"book", "test", "test-all", "test-fast", "notebooks", "lint", "help", "clean"} <= set(targets)
-    text = make(tmp_path, "help").stdout
-    assert all(f"make {target}" in text for target in targets)
+    assert [target for target in targets if f"make {target}" not in shown] == []
 
 
 def test_make_refuses_an_old_python(tmp_path: Path) -> None:
-    old = tmp_path / "python3.9"
     pretend = "import sys; sys.version_info = (3, 9, 1); exec(sys.argv[1])"
-    old.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{pretend}" "$2"\n')
-    old.chmod(0o755)
-    done = make(tmp_path, "book", f"PYTHON={old}")
+    script(tmp_path / "python3.9", f'exec {sys.executable} -c "{pretend}" "$2"')
+    done = make(tmp_path, "book", f"PYTHON={tmp_path / 'python3.9'}")
     assert done.returncode != 0 and "Python 3.11.4 or newer" in done.stderr and "3.9" in done.stderr
     assert not (tmp_path / ".venv").exists()
 
 
 @pytest.mark.parametrize("failing", ["", "ruff", "pyrefly", "python"])
 def test_make_test_hides_no_failure(tmp_path: Path, failing: str) -> None:
-    names = ("ruff", "pyrefly", "python")
-    done = make(tmp_path, "test-all", **{n: f'echo {n} "$@"; exit {int(n == failing)}' for n in names})
+    programs = {n: f'echo {n} "$@"; exit {int(n == failing)}' for n in ("ruff", "pyrefly", "python")}
+    done = make(tmp_path, "test-all", **programs)
     assert done.returncode == (2 if failing else 0)
-    for said in ("ruff check .", "pyrefly check", "--nbval-lax", "--all notebooks tests"):
-        assert said in done.stdout
+    said = ("ruff check .", "pyrefly check", "--nbval-lax", "--all notebooks tests")
+    assert all(command in done.stdout for command in said)
+
+
+def run_ci(tree: Path, book: int = 0, test: int = 0, **programs: str) -> subprocess.CompletedProcess[str]:
+    """Run .ci/run with `programs`, as shell scripts, and a few of the machine's, but not its Chromium or apt-get."""
+    for name, text in programs.items():
+        script(tree / "bin" / name.replace("_", "-"), text)
+    for name in ("bash", "dirname", "env", "make", "sh"):
+        (tree / "bin" / name).symlink_to(shutil.which(name))
+    (tree / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", tree / ".ci" / "run")
+    (tree / "Makefile").write_text(f"book:\n\t@exit {book}\ntest:\n\t@echo 3 passed, CI=$$CI\n\t@exit {test}\n")
+    env = {**os.environ, "PATH": str(tree / "bin")}
+    return subprocess.run([str(tree / ".ci" / "run")], env=env, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(("book", "test", "status"), [(0, 0, 0), (1, 0, 1), (0, 1, 1), (1, 1, 1)])
+def test_ci_hides_no_failure(tmp_path: Path, book: int, test: int, status: int) -> None:
+    done = run_ci(tmp_path, book, test, google_chrome="")
+    assert done.returncode == status and "3 passed, CI=true" in done.stdout and "Chromium" not in done.stdout
+
+
+@pytest.mark.parametrize(("user", "status", "message", "tried"), [
+    (0, 0, "", ["apt-get update", "apt-get install -y -qq --no-install-recommends chromium"]),
+    (0, 100, "Chromium could not be installed", ["apt-get update"]),
+    (1000, 0, "Chromium is missing and cannot be installed here", []),
+])
+def test_ci_sees_to_chromium(tmp_path: Path, user: int, status: int, message: str, tried: list[str]) -> None:
+    done = run_ci(tmp_path, id=f"echo {user}", apt_get=f'echo "apt-get $@" >&2; exit {status}')
+    assert done.returncode == 0 and "3 passed" in done.stdout and message in done.stdout
+    said = [line for line in done.stderr.splitlines() if line.startswith("apt-get")]
+    assert len(said) == len(tried) and all(map(str.startswith, said, tried))

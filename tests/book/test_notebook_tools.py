@@ -103,15 +103,12 @@ def test_stamp_follows_what_computes(tree: Path, name: str, content: bytes | Non
     assert any("stale" in problem for problem in check_notebook(path)) == stale
 
 
-def test_stamp_sees_cells_and_not_outputs(tree: Path) -> None:
+def test_stamp_sees_cells_and_not_outputs_and_code_only(tree: Path) -> None:
     def stamped(*sources: str, count: int | None = None) -> str:
         return stamp(put(new_notebook(cells=[new_code_cell(s, execution_count=count) for s in sources]), tree))
 
     assert stamped("a\nb", "c") == stamped("a\nb", "c", count=3)
     assert len({stamped("a\nb", "c"), stamped("a", "b\nc"), stamped("a\nb", "c "), stamped("c", "a\nb")}) == 4
-
-
-def test_code_only_is_what_runs() -> None:
     source = ('#!/usr/bin/x\n"""Text\nof é # more.\n"""\n\nimport a  # why\n\nclass B:\n    """Text."""\n\n'
               '    x = "# no"\n    def f(self):\n        """Text."""  # and\n        # alone\n'
               '        return """kept\n  # kept"""\n')

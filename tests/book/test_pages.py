@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pkgutil
 import re
+import sys
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -21,6 +22,7 @@ import results
 import status
 from adlib.factory import PRODUCTS, VERSION
 from adlib.metrics import image_auroc
+from benchmarks import common
 from repository import ROOT, badge, read_repository
 
 BENCHMARKS = ROOT / "benchmarks"
@@ -38,10 +40,7 @@ def mean(runs: list[dict[str, Any]], kind: str) -> float:
     return fmean(run[kind]["value"] for run in runs)
 
 
-# ------------------------------------------------------------------ the build
-
-
-def test_for_reading_loads_nothing_from_the_network() -> None:
+def test_for_reading_nothing_is_loaded_and_tags_of_long_equations_are_kept_out_of_split() -> None:
     here = read_repository()
     shown = "![a](https://raw.githubusercontent.com/someone/adlib/v1/book/_static/a.svg?sanitize=true)"
     notebook = new_notebook(cells=[new_markdown_cell(f"{badge(here, '02_a.ipynb')} {shown}"), new_code_cell("x = 1")])
@@ -49,9 +48,6 @@ def test_for_reading_loads_nothing_from_the_network() -> None:
     source = notebook.cells[0].source
     assert source.endswith(" ![a](../book/_static/a.svg)") and "colab-badge.svg" not in source
     assert f"/github/{here.slug}/blob/{here.tag}/notebooks/02_a.ipynb" in source
-
-
-def test_tags_of_long_equations_are_kept_out_of_split() -> None:
     short, plain, change = "$$ a \\tag{2.1} $$", "$$ a \\\\ b $$", adlib_book.tags_outside_split
     assert change(short) == short and change(plain) == plain
     long = change(f"Text\n$$\na \\\\ b \\tag{{2.2}}\n$$\nand {short}")
@@ -74,14 +70,12 @@ GOOD = """<html><head><link rel="stylesheet" href="_static/a.css"><link rel="can
 
 
 @pytest.mark.parametrize(("name", "bad", "expected"), [
-    *(("a.html", bad, "a.html: loads .*example.org") for bad in (
-        '<script src="https://example.org/a.js"></script>', '<img src="http://example.org/a.png">',
-        '<img src="//example.org/a.png">', '<link rel="stylesheet" href="https://example.org/a.css">',
-        '<img srcset="a.png 1x, https://example.org/b.png 2x">',
-        '<p style="background: url(https://example.org/a.png)">')),
-    *(("a.css", bad, "a.css: loads .*example.org") for bad in (
-        "a { background: url('https://example.org/a.png') }", '@import "https://example.org/a";',
-        "@import url(//example.org/a.css);")),
+    *((f"a.{kind}", bad.replace("URL", "//example.org/a"), f"a.{kind}: loads .*//example.org") for kind, bad in [
+        ("html", '<script src="https:URL.js"></script>'), ("html", '<img src="http:URL.png">'),
+        ("html", '<img src="URL.png">'), ("html", '<link rel="stylesheet" href="https:URL.css">'),
+        ("html", '<img srcset="a.png 1x, https:URL.png 2x">'), ("html", '<p style="background: url(https:URL.png)">'),
+        ("css", "a { background: url('https:URL.png') }"), ("css", '@import "https:URL";'),
+        ("css", "@import url(URL.css);")]),
     ("a.html", r"\[\begin{split} a \\ b \tag{2.1} \end{split}\]", r"a.html: an equation has \\tag in a split"),
     ("b/c.html", None, "b/c: the page was not made"),
 ])
@@ -123,14 +117,45 @@ def test_status(tmp_path: Path) -> None:
 
 # ------------------------------------------------------------------ the measurements
 
+FILES = sorted((ROOT / "benchmarks").glob("*/*.json"))
+READERS = [ROOT / "book" / "tools" / "results.py", *(ROOT / "notebooks").glob("*.ipynb")]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_file_says_how_it_was_made_and_is_shown(path: Path) -> None:
+    text = "".join(reader.read_text(encoding="utf-8") for reader in READERS)
+    read = r"SPEEDS = .*" if path.parent.name == "speed" else r"read_report\(benchmarks, "
+    shown = re.search(rf'{read}"{path.stem}"|(?<!\w){re.escape(path.name)}', text)
+    assert shown or path.stem.startswith("patchcore_"), "nothing reads it"
+    if path.stem.endswith(("_scores", "_maps")):  # the data of a report
+        return
+    report = json.loads(path.read_text(encoding="utf-8"))
+    script = re.match(r"python -m (benchmarks\.(?:accuracy|speed)\.\w+)", report["command"])
+    assert script and (made_by := (ROOT / script[1].replace(".", "/")).with_suffix(".py")).is_file()
+    assert made_by.parent == path.parent and "/" not in re.sub(r"DATA/\w+", "", report["command"])
+    assert report["name"] and report["threads"] >= 1 and report["versions"].keys() >= {"python", "torch"}
+    assert {"seed", "seeds"} & report.keys() or all("seed" in run for run in report.get("results", []))
+
+
+def test_a_command_tells_no_place_and_a_report_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/somewhere/benchmarks/accuracy/patchcore.py", "typed"])
+    given = common.command("mvtec_ad", root=Path("/somewhere/mvtec_ad"), category="", random=True, off=False,
+                           image_size=0, seeds=[0, 1], absent=None)  # fmt: skip
+    wanted = "python -m benchmarks.accuracy.patchcore mvtec_ad --root DATA/mvtec_ad --random --image-size 0 --seeds 0 1"
+    assert given == wanted
+    path = tmp_path / "new" / "a.json"
+    common.write(path, {"value": 0.1})
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        common.write(path, {"value": object()})
+    assert path.read_text(encoding="utf-8") == '{\n "value": 0.1\n}\n' and list(path.parent.iterdir()) == [path]
+
 
 @pytest.mark.parametrize(("changes", "message"), [
     ({}, ""),
     (None, "expected JSON"),
     ({"command": ...}, "expected the keys command"),
     ({"seeds": [0, 2]}, "expected one result for each"),
-    ({"seeds": [0], "results": [{"seed": 0, "au_pro": {"value": 97.1}}]}, "au_pro is 97.1"),
-])
+    ({"seeds": [0], "results": [{"seed": 0, "au_pro": {"value": 97.1}}]}, "au_pro is 97.1")])
 def test_a_measurement_is_shown_or_refused_by_name(tmp_path: Path, changes: Any, message: str) -> None:
     runs = [{"seed": s, "image_auroc": {"value": v, "low": 0.97, "high": 1.0}} for s, v in ((0, 0.98), (1, 1.0))]
     report = {"name": "run", "command": "python a.py", "versions": {"torch": "2.15"}, "backbone": "small",
