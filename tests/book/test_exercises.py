@@ -54,8 +54,7 @@ def test_a_stub_is_heads_and_docstrings() -> None:
     ("", "something else than functions"),
     ("import math\n\n" + SOLUTION, "something else than functions"),
     ("def f(x):\n    return 1", "f of the solution needs a docstring"),
-    ('def f(x):\n    """Returns 1."""', "and a body"),
-])
+    ('def f(x):\n    """Returns 1."""', "and a body")])
 def test_unusable_solutions_are_refused(solution: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         stub(solution)
@@ -84,8 +83,7 @@ def test_sound_notebooks_have_no_problem() -> None:
     (5, "\n\ncheck_2(f2)", "\n\ncheck_1(f2)", "exercise 2: no check: its last line is not"),
     (5, "\n\ncheck_2(f2)", "\n\ncheck_2(f1)", "exercise 2: check_2(f1), but the solution defines f2"),
     (5, "def check_2(f2):", "def check_2(f2:", "exercise 2: "),
-    (4, "**2. Title.**", "**3. Title.**", "exercise 2: the text before it has no '**2. Title.**'"),
-])
+    (4, "**2. Title.**", "**3. Title.**", "exercise 2: the text before it has no '**2. Title.**'")])
 def test_each_defect_is_named(cell: int, old: str, new: str, message: str) -> None:
     notebook = small()
     assert old in notebook.cells[cell].source

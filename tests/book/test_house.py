@@ -1,7 +1,8 @@
-"""Packages, licences and the commands: what must agree with what, and that make and .ci/run hide no failure."""
+"""Packages, licences, commands, version and address: what must agree with what, and that no failure is hidden."""
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import os
 import re
@@ -11,14 +12,21 @@ import sys
 import tomllib
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from pypdf import PdfReader
 
-from repository import ROOT
+import adlib
+from book_walk import need_chromium
+from pdf import make_pdf
+from repository import ROOT, Repository, apply, badge, read_repository, setup_cell
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = SETTINGS["project"]
 EXTRAS = [line for extra in PROJECT["optional-dependencies"].values() for line in extra]
 REQUIRED = {canonicalize_name(r.name): r.specifier for r in map(Requirement, [*PROJECT["dependencies"], *EXTRAS])}
 
@@ -85,13 +93,6 @@ def make(folder: Path, *words: str, **programs: str) -> subprocess.CompletedProc
     return subprocess.run(["make", *words], cwd=folder, capture_output=True, text=True)
 
 
-def test_make_help_lists_every_target(tmp_path: Path) -> None:
-    targets = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.M)
-    shown = make(tmp_path, "help").stdout
-    assert {"book", "test", "test-all", "test-fast", "notebooks", "lint", "help", "clean"} <= set(targets)
-    assert [target for target in targets if f"make {target}" not in shown] == []
-
-
 def test_make_refuses_an_old_python(tmp_path: Path) -> None:
     pretend = "import sys; sys.version_info = (3, 9, 1); exec(sys.argv[1])"
     script(tmp_path / "python3.9", f'exec {sys.executable} -c "{pretend}" "$2"')
@@ -131,10 +132,106 @@ def test_ci_hides_no_failure(tmp_path: Path, book: int, test: int, status: int) 
 @pytest.mark.parametrize(("user", "status", "message", "tried"), [
     (0, 0, "", ["apt-get update", "apt-get install -y -qq --no-install-recommends chromium"]),
     (0, 100, "Chromium could not be installed", ["apt-get update"]),
-    (1000, 0, "Chromium is missing and cannot be installed here", []),
-])
+    (1000, 0, "Chromium is missing and cannot be installed here", [])])
 def test_ci_sees_to_chromium(tmp_path: Path, user: int, status: int, message: str, tried: list[str]) -> None:
     done = run_ci(tmp_path, id=f"echo {user}", apt_get=f'echo "apt-get $@" >&2; exit {status}')
     assert done.returncode == 0 and "3 passed" in done.stdout and message in done.stdout
     said = [line for line in done.stderr.splitlines() if line.startswith("apt-get")]
     assert len(said) == len(tried) and all(map(str.startswith, said, tried))
+
+
+PAGE = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{0}</title></head><body><main><h1>{0}
+<a class="headerlink" href="#">#</a></h1><a href="second.html">a page</a> <a href="https://example.org/">the web</a>
+<details><summary>Solution</summary>folded away</details><h2>A section</h2></main></body></html>"""
+
+
+def test_pdf(tmp_path: Path) -> None:
+    need_chromium()
+    for name, title in (("first", "The first & best"), ("second", "The second")):
+        (tmp_path / f"{name}.html").write_text(PAGE.format(title.replace("&", "&amp;")), encoding="utf-8")
+    make_pdf(tmp_path, ["first", "second"], tmp_path / "book.pdf", "A book", "Somebody")
+    pdf = PdfReader(tmp_path / "book.pdf")
+    assert [item.title for item in pdf.outline if not isinstance(item, list)] == ["The first & best", "The second"]
+    assert len(pdf.pages) == 2 and all("folded away" in sheet.extract_text() for sheet in pdf.pages)
+    links = [note.get_object()["/A"]["/URI"] for sheet in pdf.pages for note in sheet["/Annots"]]
+    assert links == ["https://example.org/"] * 2 and pdf.metadata.title == "A book"
+    assert b"file:" not in (tmp_path / "book.pdf").read_bytes()
+
+
+# ------------------------------------------------------------------ version and address
+
+HERE = read_repository()
+CLONE = Repository("https://github.com/OWNER/adlib", "v0.1.0")
+NEW = Repository("https://github.com/new-owner/defects-book", "v0.2.0")
+RAW = "https://raw.githubusercontent.com/new-owner/defects-book/v0.2.0"
+
+
+def test_version_is_the_same_everywhere() -> None:
+    version = PROJECT["version"]
+    assert HERE.tag == f"v{version}" and adlib.__version__ == version
+    for file in SETTINGS["tool"]["bumpversion"]["files"]:  # what a release replaces
+        found = file["search"].format(current_version=version) in (ROOT / file["filename"]).read_text(encoding="utf-8")
+        assert found or (file.get("ignore_missing_version") and not HERE.published), file["filename"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_committed_notebooks_follow(path: Path) -> None:
+    applied = copy.deepcopy(notebook := nbformat.read(path, as_version=4))
+    apply(applied, path.name, HERE)
+    assert applied == notebook, "python book/tools/repository.py"
+    apply(applied, path.name, CLONE)
+    text = "\n".join(cell.source for cell in applied.cells if cell.cell_type == "markdown")
+    for target in map("".join, re.findall(r'!\[[^\]]*\]\(([^)\s]+)|<img[^>]* src="([^"]+)', text)):
+        # Colab shows no attachment, and the book is read without a network.
+        assert target.startswith("../book/_static/") and (path.parent / target).is_file(), target
+
+
+@pytest.mark.parametrize(("name", "line"), [
+    ("README.md", "colab.research.google.com/github/{0.slug}/blob/{0.tag}/notebooks/00_quickstart.ipynb"),
+    ("README.md", 'pip install "adlib @ git+{0.url}@{0.tag}"'),
+    ("pyproject.toml", '[project.urls]\nRepository = "{0.url}"'),
+    ("_config.yml", "use_repository_button: true"), ("_config.yml", "colab_url: https://colab.research.google.com")])
+def test_badges_and_links_are_there_once_there_is_an_address(name: str, line: str) -> None:
+    assert (line.format(HERE) in (ROOT / name).read_text(encoding="utf-8")) == HERE.published
+
+
+def test_no_file_names_another_address() -> None:
+    """A stranger may own the account that the stand-in names."""
+    command = ["git", "ls-files", "README.md", "*.toml", "book/*.md", "notebooks", "adlib"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert "adlib/weights/adlib_resnet18_v2.md" in listed
+    text = "\n".join((ROOT / name).read_text(encoding="utf-8", errors="ignore") for name in listed)
+    named = re.findall(rf"github(?:\.com|usercontent\.com)?/([\w-]+/{HERE.slug.split('/')[1]})\b", text)
+    assert set(named) <= ({HERE.slug} if HERE.published else set())
+
+
+def notebook_for(repository: Repository) -> nbformat.NotebookNode:
+    """A notebook as `apply` should leave it."""
+    public = repository.published
+    shown = f"{RAW}/book/_static/a-1.svg?sanitize=true" if public else "../book/_static/a-1.svg"
+    top = f"# 2 · A\n\n{badge(repository, '02_a.ipynb')}\n\nText" if public else "# 2 · A\n\nText"
+    cells = [new_markdown_cell(f"{top}\n\n![two (2)]({shown}) <img src=\"{shown}\" width='9'> `../book/_static/c.svg`"),
+             new_code_cell(setup_cell(repository), metadata={"tags": ["setup"]}),
+             new_code_cell(f'x = 1\nREPOSITORY = "{RAW if public else "file:.."}"  # for urlopen')]
+    return new_notebook(cells=cells)
+
+
+@pytest.mark.parametrize("old", [CLONE, NEW, Repository("https://github.com/a/b", "v0.1.0")])
+@pytest.mark.parametrize(("new", "what"), [(CLONE, ".."), (NEW, f'"adlib @ git+{NEW.url}@v0.2.0"')])
+def test_apply(old: Repository, new: Repository, what: str) -> None:
+    notebook = notebook_for(old)
+    apply(notebook, "02_a.ipynb", new)
+    assert [cell.source for cell in notebook.cells] == [cell.source for cell in notebook_for(new).cells]
+    assert f"    %pip install -q {what}\n" in notebook.cells[1].source, "adlib alone: the reader's torch stays"
+    del notebook.cells[1]
+    with pytest.raises(ValueError, match="a.ipynb: expected the tag 'setup' on one code cell, found it on 0"):
+        apply(notebook, "02_a.ipynb", new)
+
+
+@pytest.mark.parametrize(("url", "tag"), [
+    ("github.com/a/b", "v1"), ("https://example.org/a/b", "v1"), ("https://github.com/a", "v1"),
+    ("https://github.com/a/b/", "v1"), ("https://github.com/a/b.git", "v1"), ("https://github.com/a/b", "main")])
+def test_unusable_addresses_are_refused(tmp_path: Path, url: str, tag: str) -> None:
+    (tmp_path / "_config.yml").write_text(f"repository:\n  url: {url}\n  branch: {tag}\n")
+    with pytest.raises(ValueError, match=f"_config.yml, repository: expected .* it has {url} and {tag}"):
+        read_repository(tmp_path)

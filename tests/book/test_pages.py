@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pkgutil
 import re
-import sys
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -22,7 +21,6 @@ import results
 import status
 from adlib.factory import PRODUCTS, VERSION
 from adlib.metrics import image_auroc
-from benchmarks import common
 from repository import ROOT, badge, read_repository
 
 BENCHMARKS = ROOT / "benchmarks"
@@ -77,8 +75,7 @@ GOOD = """<html><head><link rel="stylesheet" href="_static/a.css"><link rel="can
         ("css", "a { background: url('https:URL.png') }"), ("css", '@import "https:URL";'),
         ("css", "@import url(URL.css);")]),
     ("a.html", r"\[\begin{split} a \\ b \tag{2.1} \end{split}\]", r"a.html: an equation has \\tag in a split"),
-    ("b/c.html", None, "b/c: the page was not made"),
-])
+    ("b/c.html", None, "b/c: the page was not made")])
 def test_what_is_wrong_with_a_build_is_seen(tmp_path: Path, name: str, bad: str | None, expected: str) -> None:
     toc, html = tmp_path / "_toc.yml", tmp_path / "html"
     toc.write_text("format: jb-book\nroot: index\nparts:\n- chapters:\n  - {file: a, sections: [file: b/c.md]}\n")
@@ -135,19 +132,6 @@ def test_a_file_says_how_it_was_made_and_is_shown(path: Path) -> None:
     assert made_by.parent == path.parent and "/" not in re.sub(r"DATA/\w+", "", report["command"])
     assert report["name"] and report["threads"] >= 1 and report["versions"].keys() >= {"python", "torch"}
     assert {"seed", "seeds"} & report.keys() or all("seed" in run for run in report.get("results", []))
-
-
-def test_a_command_tells_no_place_and_a_report_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["/somewhere/benchmarks/accuracy/patchcore.py", "typed"])
-    given = common.command("mvtec_ad", root=Path("/somewhere/mvtec_ad"), category="", random=True, off=False,
-                           image_size=0, seeds=[0, 1], absent=None)  # fmt: skip
-    wanted = "python -m benchmarks.accuracy.patchcore mvtec_ad --root DATA/mvtec_ad --random --image-size 0 --seeds 0 1"
-    assert given == wanted
-    path = tmp_path / "new" / "a.json"
-    common.write(path, {"value": 0.1})
-    with pytest.raises(TypeError, match="not JSON serializable"):
-        common.write(path, {"value": object()})
-    assert path.read_text(encoding="utf-8") == '{\n "value": 0.1\n}\n' and list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(("changes", "message"), [
