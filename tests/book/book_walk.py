@@ -35,8 +35,7 @@ EQUATIONS = """() => {
     if (!e.querySelector('mjx-container')) wrong.push('MathJax did not set ' + e.textContent.trim().slice(0, 60));
   const texts = document.createTreeWalker(document.querySelector('main') ?? document.body, NodeFilter.SHOW_TEXT);
   while (texts.nextNode()) {
-    const parent = texts.currentNode.parentElement;
-    const text = texts.currentNode.data.trim();
+    const parent = texts.currentNode.parentElement, text = texts.currentNode.data.trim();
     if (/\\$\\$|\\\\\\(|\\\\begin\\{/.test(text) && !parent.closest('pre, code, script, style, .math'))
       wrong.push('left as text: ' + text.slice(0, 60));
   }
@@ -55,8 +54,8 @@ WIDE = """() => {
   if (lost.length) return 'cut off on the left: ' + lost[0].textContent.trim().slice(0, 60);
   const page = document.scrollingElement, wide = [];
   if (page.scrollWidth <= page.clientWidth + 1) return null;
-  const scrolls = e => e && e !== document.body && (getComputedStyle(e).overflowX !== 'visible' ||
-    scrolls(e.parentElement));
+  const scrolls = e => e && e !== document.body &&
+    (getComputedStyle(e).overflowX !== 'visible' || scrolls(e.parentElement));
   for (const e of document.body.querySelectorAll('*'))
     if (e.getBoundingClientRect().right > page.clientWidth + 1 && !scrolls(e.parentElement))
       wide.push(e.outerHTML.slice(0, 100));
@@ -80,8 +79,7 @@ def skip_or_fail(why: str) -> None:
 
 
 def need_chromium() -> None:
-    if find_chromium() is None:
-        skip_or_fail(MISSING)
+    find_chromium() or skip_or_fail(MISSING)
 
 
 @cache
@@ -114,13 +112,12 @@ def axe_problems(page: Page, how: str) -> list[str]:
 def walk(browser: Browser, path: Path, book: Path, query: str = "", wait_for: str | None = None) -> list[str]:
     """What is wrong with a page on disk, in light, dark and on a phone. `wait_for`: a CSS selector that must appear."""
     found: list[str] = []
-    page = browser.new_page(viewport=DESK)
-    page.on("console", lambda m: found.append(f"console error: {m.text}") if m.type == "error" else None)
-    page.on("pageerror", lambda error: found.append(f"page error: {error}"))
-    page.on("requestfailed", lambda r: found.append(f"failed request: {r.url}"))
-    page.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:"))
-            else found.append(f"network request: {r.url}"))
-    try:
+    with browser.new_page(viewport=DESK) as page:
+        page.on("console", lambda m: found.append(f"console error: {m.text}") if m.type == "error" else None)
+        page.on("pageerror", lambda error: found.append(f"page error: {error}"))
+        page.on("requestfailed", lambda r: found.append(f"failed request: {r.url}"))
+        page.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:"))
+                else found.append(f"network request: {r.url}"))
         open_file(page, path, query)
         if wait_for:
             page.wait_for_selector(wait_for, timeout=20_000)
@@ -138,6 +135,4 @@ def walk(browser: Browser, path: Path, book: Path, query: str = "", wait_for: st
         if wide := page.evaluate(WIDE):
             found.append(f"on a phone: {wide}")
         found += axe_problems(page, "phone")
-    finally:
-        page.close()
     return found

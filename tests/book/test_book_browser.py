@@ -102,8 +102,6 @@ def test_defects_are_found(browser: Browser, tmp_path: Path, defects: list[tuple
         assert any(problem.startswith(message) for problem in problems), (message, problems)
 
 
-# ------------------------------------------------------------------ the diagrams
-
 FOLDER = ROOT / "book" / "_static"
 TREES = {path.name: ElementTree.parse(path).getroot() for path in sorted(FOLDER.glob("*.svg"))}
 SVG = "{http://www.w3.org/2000/svg}"

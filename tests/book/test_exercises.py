@@ -50,11 +50,8 @@ def test_a_stub_is_heads_and_docstrings() -> None:
 
 
 @pytest.mark.parametrize(("solution", "message"), [
-    ("def f(x:\n    return 1", "is not Python"),
-    ("", "something else than functions"),
-    ("import math\n\n" + SOLUTION, "something else than functions"),
-    ("def f(x):\n    return 1", "f of the solution needs a docstring"),
-    ('def f(x):\n    """Returns 1."""', "and a body")])
+    ("def f(x:\n    return 1", "is not Python"), ("import math\n\n" + SOLUTION, "something else than functions"),
+    ("", "something else than functions"), ('def f(x):\n    """Returns 1."""', "and a body")])
 def test_unusable_solutions_are_refused(solution: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         stub(solution)
@@ -101,10 +98,9 @@ def test_what_the_checks_say_is_recorded() -> None:
     for cell in notebook.cells[1:]:
         if cell.cell_type == "code":
             exec(cell.source.replace("print(", "printed = str("), namespace)
-    answers = json.loads(namespace["printed"])
-    assert len(answers) == 4 * (1 + len(ANYTHING))
-    assert answers[0] == [1, "solution", "right", False]
-    assert answers[1:3] == [[1, ANYTHING[0], "wrong", False], [1, ANYTHING[1], "wrong", False]]
+    asked = [(k, answer) for k in (1, 2, 3, 4) for answer in ("solution", *ANYTHING)]
+    wanted = [[k, answer, "right" if answer == "solution" else "wrong", False] for k, answer in asked]
+    assert json.loads(namespace["printed"]) == wanted
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)

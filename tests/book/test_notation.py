@@ -99,7 +99,7 @@ def test_the_names_in_the_code_exist() -> None:
 
 # ------------------------------------------------------------------ the equation ledger
 
-LABELLED = "$$ a = b \\tag{2.1} $$\n\nand\n\n$$\n\\begin{aligned} c &= d \\\\ &= e \\end{aligned} \\tag{2.2}\n$$"
+TAGS = "$$ a = b \\tag{2.1} $$\n\nand\n\n$$\n\\begin{aligned} c &= d \\\\ &= e \\end{aligned} \\tag{2.2}\n$$"
 TESTS = '''
 @equation("2.1", function="ledger_sample.first")
 def test_first(): ...
@@ -120,7 +120,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "ledger_sample", raising=False)
 
 
-def write(tree: Path, text: str = LABELLED, tests: str = TESTS, chapter: str = "02_small", name: str = "test_a.py") -> Path:
+def write(tree: Path, text: str = TAGS, tests: str = TESTS, chapter: str = "02_small", name: str = "test_a.py") -> Path:
     for path, content in ((f"tests/equations/{name}", tests), (f"notebooks/{chapter}.ipynb", nbformat.writes(
             new_notebook(cells=[new_markdown_cell(text), new_code_cell('r"\\tag{9.9}"  # only text counts')])))):
         (tree / path).parent.mkdir(parents=True)
@@ -129,15 +129,15 @@ def write(tree: Path, text: str = LABELLED, tests: str = TESTS, chapter: str = "
 
 
 @pytest.mark.parametrize(("changed", "expected"), [
-    ({"text": LABELLED + "\n\n$$ f \\tag{2.3} $$"}, ["(2.3) of 02_small: no test"]),
+    ({"text": TAGS + "\n\n$$ f \\tag{2.3} $$"}, ["(2.3) of 02_small: no test"]),
     ({"text": "$$ a = b \\tag{2.1} $$"}, ["test_a.py::test_second: no notebook has an equation (2.2)"]),
-    ({"text": LABELLED + "\n\n$$ f \\tag{2.1} $$"}, ["(2.1) of 02_small: the number is taken"]),
+    ({"text": TAGS + "\n\n$$ f \\tag{2.1} $$"}, ["(2.1) of 02_small: the number is taken"]),
     ({"chapter": "03_small"}, ["(2.1) of 03_small: expected a number 3.1", "(2.2) of 03_small: expected a number 3.1"]),
     ({"text": "$$ a \\tag{2.1} $$ and \\tag{2.2}"}, ["(2.2) of 02_small: stands outside"]),
     ({"tests": TESTS.replace("first\"", "Thing.second\"")}, ["docstring of ledger_sample.Thing.second does not name"]),
     *(({"tests": TESTS.replace("ledger_sample.first", name)}, [f"test_first: there is no function {name}"])
       for name in ("ledger_sample.third", "ledger_sample.Thing.third", "no_such_package_xyz.f"))])
-def test_what_does_not_fit_the_ledger_is_named(tmp_path: Path, library: None, changed: dict[str, str], expected: list[str]) -> None:
+def test_what_does_not_fit_the_ledger_is_named(tmp_path: Path, library: None, changed: dict, expected: list[str]) -> None:
     found = ledger.problems(ledger.read_equations(write(tmp_path, **changed)), ledger.read_tests(tmp_path))
     assert len(found) == len(expected) and all(part in problem for part, problem in zip(expected, found, strict=True))
 

@@ -88,13 +88,9 @@ def test_each_defect_is_refused(tree: Path, spoil: Callable[[NotebookNode], obje
 
 @pytest.mark.parametrize(("name", "content", "stale"), [
     ("adlib/__init__.py", b'"""Other text."""\n\nvalue = 1  # comment\n', False),
-    ("adlib/__init__.py", b'"""Text."""\nvalue = 2\n', True),
-    ("adlib/__init__.py", None, True),
-    ("adlib/weights/w.bin", b"\0\2", True),
-    ("adlib/weights/card.md", b"text", False),
-    ("adlib/new.py", b"", True),
-    ("adlib/__pycache__/x.pyc", b"x", False),
-    ("notebooks/other.ipynb", b"{}", False)])
+    ("adlib/__init__.py", b'"""Text."""\nvalue = 2\n', True), ("adlib/__init__.py", None, True),
+    ("adlib/weights/w.bin", b"\0\2", True), ("adlib/weights/card.md", b"text", False), ("adlib/new.py", b"", True),
+    ("adlib/__pycache__/x.pyc", b"x", False), ("notebooks/other.ipynb", b"{}", False)])
 def test_stamp_follows_what_computes(tree: Path, name: str, content: bytes | None, stale: bool) -> None:
     path = executed(tree)
     (tree / name).parent.mkdir(exist_ok=True)
