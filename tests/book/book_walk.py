@@ -41,12 +41,10 @@ EQUATIONS = """() => {
   }
   return wrong;
 }"""
-
 # Every picture, shown or not: the theme shows some in the light or in the dark only. A file name says nothing.
 PICTURES = """() => [...document.querySelectorAll('img:not([aria-hidden=true])')]
   .filter(e => !e.alt.trim() || /\\.(png|jpe?g|svg|gif|webp)$/i.test(e.alt))
   .map(e => [e.getAttribute('src'), !!e.closest('.cell_output')])"""
-
 # On a phone, nothing makes the page itself scroll sideways, and nothing lies left of it, where nobody can scroll to.
 WIDE = """() => {
   const lost = [...document.querySelectorAll('main :not(svg *, mjx-assistive-mml, mjx-assistive-mml *)')].filter(e =>

@@ -15,7 +15,6 @@ from book_walk import need_chromium, skip_or_fail, walk
 from browser import chromium
 from repository import ROOT
 
-# The search, of which something must be found, and the index stand in no table of contents.
 PAGES = [*((f"{name}.html", "", None) for name in [*build.pages(), "genindex", "search"]),
          ("search.html", "?q=coreset", "#search-results a[href*='notebooks/02_patchcore.html']")]
 SCRIPT = f'<script src="{(ROOT / "book/_static/mathjax/tex-svg.js").as_uri()}"></script>'

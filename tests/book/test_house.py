@@ -158,8 +158,6 @@ def test_pdf(tmp_path: Path) -> None:
     assert b"file:" not in (tmp_path / "book.pdf").read_bytes()
 
 
-# ------------------------------------------------------------------ version and address
-
 HERE = read_repository()
 CLONE = Repository("https://github.com/OWNER/adlib", "v0.1.0")
 NEW = Repository("https://github.com/new-owner/defects-book", "v0.2.0")

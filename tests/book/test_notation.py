@@ -79,10 +79,6 @@ def test_what_does_not_fit_is_named(tmp_path: Path, name: str, text: str, rows: 
         raise ValueError(problems(tmp_path)[0])  # a malformed row is an error at once
 
 
-def test_the_book_keeps_to_its_notation() -> None:
-    assert len(read_rows(ROOT)) > 100 and problems(ROOT) == []
-
-
 def test_the_names_in_the_code_exist() -> None:
     named = re.findall(r"`([\w.]+)(?:\(([^)]+)\))?`", (ROOT / PAGE).read_text(encoding="utf-8"))
     assert len(named) > 50
@@ -96,8 +92,6 @@ def test_the_names_in_the_code_exist() -> None:
         for argument in filter(None, arguments.split(", ")):
             assert argument in inspect.signature(found).parameters, name
 
-
-# ------------------------------------------------------------------ the equation ledger
 
 TAGS = "$$ a = b \\tag{2.1} $$\n\nand\n\n$$\n\\begin{aligned} c &= d \\\\ &= e \\end{aligned} \\tag{2.2}\n$$"
 TESTS = '''
@@ -137,7 +131,7 @@ def write(tree: Path, text: str = TAGS, tests: str = TESTS, chapter: str = "02_s
     ({"tests": TESTS.replace("first\"", "Thing.second\"")}, ["docstring of ledger_sample.Thing.second does not name"]),
     *(({"tests": TESTS.replace("ledger_sample.first", name)}, [f"test_first: there is no function {name}"])
       for name in ("ledger_sample.third", "ledger_sample.Thing.third", "no_such_package_xyz.f"))])
-def test_what_does_not_fit_the_ledger_is_named(tmp_path: Path, library: None, changed: dict, expected: list[str]) -> None:
+def test_what_does_not_fit_in_the_ledger(tmp_path: Path, library: None, changed: dict, expected: list[str]) -> None:
     found = ledger.problems(ledger.read_equations(write(tmp_path, **changed)), ledger.read_tests(tmp_path))
     assert len(found) == len(expected) and all(part in problem for part, problem in zip(expected, found, strict=True))
 
@@ -157,11 +151,10 @@ def test_a_ledger_in_order_and_its_page(tmp_path: Path, library: None) -> None:
     assert entry in ledger.page(equations, tests)
 
 
-def test_the_chapters_equations_and_tests_fit() -> None:
+def test_the_book_keeps_to_its_notation_and_its_equations_and_tests_fit() -> None:
+    assert len(read_rows(ROOT)) > 100 and problems(ROOT) == []
     assert (equations := ledger.read_equations(ROOT)) and ledger.problems(equations, ledger.read_tests(ROOT)) == []
 
-
-# ------------------------------------------------------------------ the glossary
 
 GLOSSARY = ROOT / "book" / "glossary.md"
 TEXT = GLOSSARY.read_text(encoding="utf-8")
@@ -180,17 +173,12 @@ def test_every_term_is_used_in_the_book() -> None:
     assert [term for term in terms if not re.search(rf"(?<!\w){re.escape(term.lower())}", text)] == []
 
 
-def test_no_term_stands_twice_and_each_topic_is_sorted() -> None:
+def test_terms_stand_once_and_sorted_mark_their_chinese_and_lead_somewhere() -> None:
     topics = [[row[0].lower() for row in ROW.findall(topic)] for topic in TEXT.split("\n## ")[1:]]
     assert all(terms and terms == sorted(terms) for terms in topics), topics
-    terms = sum(topics, [])
-    assert len(terms) == len(ROW.findall(TEXT))
-    assert sorted(set(terms)) == sorted(terms)
-
-
-def test_each_entry_marks_its_chinese_and_leads_somewhere() -> None:
-    """Screen readers and fonts need the language; simplified characters differ from those of Japanese."""
+    assert len(set(sum(topics, []))) == len(ROW.findall(TEXT))
     for english, chinese, meaning, where in ROW.findall(TEXT):
+        # Screen readers and fonts need the language; simplified characters differ from those of Japanese.
         assert re.fullmatch(r'<span lang="zh-Hans">[^<]+</span>', chinese), english
         assert not re.search(r"[\u4e00-\u9fff]", re.sub(r'<span lang="zh-Hans">[^<]*</span>', "", meaning)), english
         ((name, target),) = re.findall(r"\[([^\]]+)\]\(([^)]+)\)", where)

@@ -69,7 +69,6 @@ def test_sound_notebooks_are_accepted_and_a_broken_one_is_named(tree: Path) -> N
     assert problem.startswith(f"{NAME}: cannot be read")
 
 
-# Each defect is refused for that alone.
 @pytest.mark.parametrize(("spoil", "message"), [
     (lambda n: n.cells[2].update(execution_count=3), "code cell 2 was not run in order"),
     (lambda n: n.cells[2].update(execution_count=None), "code cell 2 was not run in order"),
@@ -81,7 +80,7 @@ def test_sound_notebooks_are_accepted_and_a_broken_one_is_named(tree: Path) -> N
     (lambda n: n.cells.append(new_code_cell("  ", execution_count=4)), "code cell 4 is empty"),
     (source("plots.show(x)\nprint(1)"), "code cell 3 draws a figure but does not show it"),
     (source("%pip install a\nfor i in x:\n    plots.show(i)"), "code cell 3 draws a figure but does not")])
-def test_each_defect_is_refused(tree: Path, spoil: Callable[[NotebookNode], object], message: str) -> None:
+def test_each_defect_is_refused_for_that_alone(tree: Path, spoil: Callable[[NotebookNode], object], message: str) -> None:
     (problem,) = check_notebook(executed(tree, spoil))
     assert problem.startswith(f"{NAME}: {message}")
 
@@ -138,7 +137,6 @@ def test_runs_are_kept_and_a_failure_is_named(tree: Path, capsys: pytest.Capture
     assert json.loads((runs / "02_small.answers.json").read_text()) == {"stamp": stamp(chapters[0]), "answers": []}
     shutil.copy(runs / NAME, chapters[0])
     assert check_notebook(chapters[0]) == [], "a run is what is committed"
-
     capsys.readouterr()
     assert run_chapters(runs, chapters[:1]) == [runs / NAME] and capsys.readouterr().out == ""
     put(small_notebook(), tree)
