@@ -80,7 +80,7 @@ def test_sound_notebooks_are_accepted_and_a_broken_one_is_named(tree: Path) -> N
     (lambda n: n.cells.append(new_code_cell("  ", execution_count=4)), "code cell 4 is empty"),
     (source("plots.show(x)\nprint(1)"), "code cell 3 draws a figure but does not show it"),
     (source("%pip install a\nfor i in x:\n    plots.show(i)"), "code cell 3 draws a figure but does not")])
-def test_each_defect_is_refused_for_that_alone(tree: Path, spoil: Callable[[NotebookNode], object], message: str) -> None:
+def test_each_defect_is_refused_alone(tree: Path, spoil: Callable[[NotebookNode], object], message: str) -> None:
     (problem,) = check_notebook(executed(tree, spoil))
     assert problem.startswith(f"{NAME}: {message}")
 
