@@ -23,7 +23,6 @@ AXE: dict[str, Any] = {"resultTypes": ["violations"], "preload": False}
 # All rules in the light. The dark changes colours alone, and a narrow window what scrolls and which buttons are there.
 RULES: dict[str, Any] = {"light": {}, "dark": {"runOnly": ["color-contrast"]}, "phone": {"runOnly": [
     "scrollable-region-focusable", "button-name", "link-name", "aria-hidden-focus", "nested-interactive"]}}
-
 # Colours that are still changing would be measured half-way between light and dark.
 STILL = "*, *::before, *::after { transition: none !important; animation: none !important; }"
 
@@ -36,22 +35,16 @@ EQUATIONS = """() => {
     if (!e.querySelector('mjx-container')) wrong.push('MathJax did not set ' + e.textContent.trim().slice(0, 60));
   const texts = document.createTreeWalker(document.querySelector('main') ?? document.body, NodeFilter.SHOW_TEXT);
   while (texts.nextNode()) {
-    const parent = texts.currentNode.parentElement;
-    const text = texts.currentNode.data.trim();
+    const parent = texts.currentNode.parentElement, text = texts.currentNode.data.trim();
     if (/\\$\\$|\\\\\\(|\\\\begin\\{/.test(text) && !parent.closest('pre, code, script, style, .math'))
       wrong.push('left as text: ' + text.slice(0, 60));
   }
   return wrong;
 }"""
-
 # Every picture, shown or not: the theme shows some in the light or in the dark only. A file name says nothing.
 PICTURES = """() => [...document.querySelectorAll('img:not([aria-hidden=true])')]
   .filter(e => !e.alt.trim() || /\\.(png|jpe?g|svg|gif|webp)$/i.test(e.alt))
   .map(e => [e.getAttribute('src'), !!e.closest('.cell_output')])"""
-
-# 300 ms after a change of size, the theme lets the keyboard reach what has begun to scroll.
-RESIZED = "() => new Promise(go => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(go, 700))))"
-
 # On a phone, nothing makes the page itself scroll sideways, and nothing lies left of it, where nobody can scroll to.
 WIDE = """() => {
   const lost = [...document.querySelectorAll('main :not(svg *, mjx-assistive-mml, mjx-assistive-mml *)')].filter(e =>
@@ -59,14 +52,13 @@ WIDE = """() => {
   if (lost.length) return 'cut off on the left: ' + lost[0].textContent.trim().slice(0, 60);
   const page = document.scrollingElement, wide = [];
   if (page.scrollWidth <= page.clientWidth + 1) return null;
-  const scrolls = e => e && e !== document.body && (getComputedStyle(e).overflowX !== 'visible' ||
-    scrolls(e.parentElement));
+  const scrolls = e => e && e !== document.body &&
+    (getComputedStyle(e).overflowX !== 'visible' || scrolls(e.parentElement));
   for (const e of document.body.querySelectorAll('*'))
     if (e.getBoundingClientRect().right > page.clientWidth + 1 && !scrolls(e.parentElement))
       wide.push(e.outerHTML.slice(0, 100));
   return 'scrolls sideways, ' + page.scrollWidth + ' pixels wide: ' + wide.slice(-3).join(' … ');
 }"""
-
 
 # A word of code has its colour from its class. Each class is measured once on a page, not a thousand times:
 # the others keep their place, but axe passes over what cannot be seen.
@@ -85,8 +77,7 @@ def skip_or_fail(why: str) -> None:
 
 
 def need_chromium() -> None:
-    if find_chromium() is None:
-        skip_or_fail(MISSING)
+    find_chromium() or skip_or_fail(MISSING)
 
 
 @cache
@@ -96,41 +87,35 @@ def anchors(path: Path) -> frozenset[str]:
 
 def broken_links(page: Page, book: Path) -> list[str]:
     """Links to a file that is not there, or not in the book, or to a place that the file does not have."""
-    found = []
+    found = set()
     for given, address in page.evaluate("() => [...document.links].map(a => [a.getAttribute('href'), a.href])"):
         parts = urlsplit(address)
-        if parts.scheme != "file":
-            continue
         target, fragment = Path(url2pathname(parts.path)), unquote(parts.fragment)
-        if not target.is_file() or not target.is_relative_to(book):
-            found.append(f"broken link: {given} is no file of the book")
-        elif fragment and target.suffix == ".html" and fragment not in anchors(target):
-            found.append(f"broken link: {given}, the page has no such place")
-    return sorted(set(found))
+        if parts.scheme == "file" and not (target.is_file() and target.is_relative_to(book)):
+            found.add(f"broken link: {given} is no file of the book")
+        elif parts.scheme == "file" and target.suffix == ".html" and fragment not in ("", *anchors(target)):
+            found.add(f"broken link: {given}, the page has no such place")
+    return sorted(found)
 
 
 def axe_problems(page: Page, how: str) -> list[str]:
     found = []
     for rule in Axe().run(page, options={**AXE, **RULES[how]}).response["violations"]:
         for node in rule["nodes"]:
-            reasons = [check["message"] for kind in ("any", "all", "none") for check in node[kind]]
-            found.append(f"accessibility ({how}): {rule['id']}: {node['html'][:150]}: {'; '.join(reasons)[:250]}")
+            reasons = "; ".join(check["message"] for kind in ("any", "all", "none") for check in node[kind])
+            found.append(f"accessibility ({how}): {rule['id']}: {node['html'][:150]}: {reasons[:250]}")
     return found
 
 
 def walk(browser: Browser, path: Path, book: Path, query: str = "", wait_for: str | None = None) -> list[str]:
-    """Open one page from disk, in light, in dark and on a phone, and return what is wrong, one sentence each.
-
-    `wait_for`: a CSS selector that must appear before the page counts as complete.
-    """
+    """What is wrong with a page on disk, in light, dark and on a phone. `wait_for`: a CSS selector that must appear."""
     found: list[str] = []
-    page = browser.new_page(viewport=DESK)
-    page.on("console", lambda m: found.append(f"console error: {m.text}") if m.type == "error" else None)
-    page.on("pageerror", lambda error: found.append(f"page error: {error}"))
-    page.on("requestfailed", lambda r: found.append(f"failed request: {r.url}"))
-    page.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:"))
-            else found.append(f"network request: {r.url}"))
-    try:
+    with browser.new_page(viewport=DESK) as page:
+        page.on("console", lambda m: found.append(f"console error: {m.text}") if m.type == "error" else None)
+        page.on("pageerror", lambda error: found.append(f"page error: {error}"))
+        page.on("requestfailed", lambda r: found.append(f"failed request: {r.url}"))
+        page.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:"))
+                else found.append(f"network request: {r.url}"))
         open_file(page, path, query)
         if wait_for:
             page.wait_for_selector(wait_for, timeout=20_000)
@@ -144,10 +129,8 @@ def walk(browser: Browser, path: Path, book: Path, query: str = "", wait_for: st
             page.evaluate("to => Object.assign(document.documentElement.dataset, {theme: to, mode: to})", theme)
             found += axe_problems(page, theme)
         page.set_viewport_size(PHONE)
-        page.evaluate(RESIZED)
+        page.wait_for_timeout(800)  # 300 ms later, the theme lets the keyboard reach what has begun to scroll
         if wide := page.evaluate(WIDE):
             found.append(f"on a phone: {wide}")
         found += axe_problems(page, "phone")
-    finally:
-        page.close()
     return found

@@ -1,9 +1,11 @@
-"""Every page of the built book, opened from disk in headless Chromium: equations, links, pictures, accessibility."""
+"""Every page of the built book in headless Chromium: equations, links, pictures, accessibility; and every diagram."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from playwright.sync_api import Browser
@@ -13,7 +15,8 @@ from book_walk import need_chromium, skip_or_fail, walk
 from browser import chromium
 from repository import ROOT
 
-PAGES = [*build.pages(), "genindex", "search"]
+PAGES = [*((f"{name}.html", "", None) for name in [*build.pages(), "genindex", "search"]),
+         ("search.html", "?q=coreset", "#search-results a[href*='notebooks/02_patchcore.html']")]
 SCRIPT = f'<script src="{(ROOT / "book/_static/mathjax/tex-svg.js").as_uri()}"></script>'
 GOOD = f"""<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>A page</title>
 <meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">
@@ -33,8 +36,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def book() -> Path:
     """The book as `make book` built it; several workers may look at it, and none of them builds one."""
-    index = build.HTML / "searchindex.js"
-    sources = [ROOT / "_config.yml", ROOT / "_toc.yml"]
+    index, sources = build.HTML / "searchindex.js", [ROOT / "_config.yml", ROOT / "_toc.yml"]
     for folder in ("adlib", "book", "notebooks", "benchmarks", "tests/equations"):
         sources += [path for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     newest = max(sources, key=lambda path: path.stat().st_mtime)
@@ -43,19 +45,10 @@ def book() -> Path:
     return build.HTML
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_page(browser: Browser, book: Path, name: str) -> None:
-    problems = walk(browser, book / f"{name}.html", book)
+@pytest.mark.parametrize(("name", "query", "wait_for"), PAGES)
+def test_page(browser: Browser, book: Path, name: str, query: str, wait_for: str | None) -> None:
+    problems = walk(browser, book / name, book, query, wait_for)
     assert not problems, "\n" + "\n".join(problems)
-
-
-def test_the_search_finds_the_chapter(browser: Browser, book: Path) -> None:
-    chapter = "#search-results a[href*='notebooks/02_patchcore.html']"
-    problems = walk(browser, book / "search.html", book, "?q=coreset", wait_for=chapter)
-    assert not problems, "\n" + "\n".join(problems)
-
-
-# ------------------------------------------------------------------ the checks can fail
 
 
 def test_a_missing_browser_is_an_error_in_ci_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,20 +59,11 @@ def test_a_missing_browser_is_an_error_in_ci_alone(monkeypatch: pytest.MonkeyPat
             need_chromium()
 
 
-def walk_text(browser: Browser, folder: Path, text: str) -> list[str]:
-    (folder / "page.html").write_text(text, encoding="utf-8")
-    return walk(browser, folder / "page.html", folder)
-
-
-def test_a_sound_page_passes(browser: Browser, tmp_path: Path) -> None:
-    assert walk_text(browser, tmp_path, GOOD) == []
-    inner = '<div style="overflow-x: auto" tabindex="0"><div style="width: 50rem">wide</div></div></main>'
-    assert walk_text(browser, tmp_path, GOOD.replace("</main>", inner)) == []  # a wide part may scroll by itself
-
-
 END = "</main>"
 # Defects that do not hide each other stand on one page: what is replaced, by what, and what must be said of it.
-DEFECTS = [[
+DEFECTS = [[], [  # a sound page, then one on which a wide part scrolls by itself
+    (END, '<div style="overflow-x: auto" tabindex="0"><div style="width: 50rem">wide</div></div></main>', ""),
+], [
     ('alt="A dot"', "", "no text alternative: data:image"),
     ('href="#top"', 'href="#nowhere"', "broken link: #nowhere"),
     ("x^2", "\\frac{1}", "equation: Missing argument for"),
@@ -110,6 +94,63 @@ def test_defects_are_found(browser: Browser, tmp_path: Path, defects: list[tuple
     for right, wrong, _ in defects:
         assert right in text
         text = text.replace(right, wrong, 1)
-    problems = walk_text(browser, tmp_path, text)
-    for _, _, message in defects:
+    (tmp_path / "page.html").write_text(text, encoding="utf-8")
+    problems, wanted = walk(browser, tmp_path / "page.html", tmp_path), [message for *_, message in defects if message]
+    assert bool(problems) == bool(wanted), problems
+    for message in wanted:
         assert any(problem.startswith(message) for problem in problems), (message, problems)
+
+
+FOLDER = ROOT / "book" / "_static"
+TREES = {path.name: ElementTree.parse(path).getroot() for path in sorted(FOLDER.glob("*.svg"))}
+SVG = "{http://www.w3.org/2000/svg}"
+# Each text with its size where a page shows the diagram 640 pixels wide, its colour and the one under its middle.
+TEXTS = """() => [...document.querySelectorAll("text, tspan")].map(e => {
+  const rgb = colour => colour.match(/\\d+/g).map(Number), own = getComputedStyle(e), box = e.getBoundingClientRect();
+  const ground = document.elementsFromPoint(box.x + box.width / 2, box.y + box.height / 2)
+    .filter(e => e.matches("rect, circle, ellipse, polygon")).map(e => getComputedStyle(e))
+    .filter(s => s.fill.startsWith("rgb"))
+    .reduceRight((below, s) => rgb(s.fill).map((c, i) => below[i] + s.fillOpacity * (c - below[i])), [255, 255, 255]);
+  return [e.textContent, parseFloat(own.fontSize) * 640 / innerWidth, rgb(own.fill), ground]; })"""
+STICK_OUT = """() => [...document.querySelectorAll("text, svg > rect, g > *")].filter(e => {
+  const {left, top, right, bottom} = e.getBoundingClientRect();
+  return left < 0 || top < 0 || right > innerWidth || bottom > innerHeight; }).map(e => e.outerHTML)"""
+
+
+def luminance(colour: list[float]) -> float:  # as WCAG 2 defines it
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (c / 255 for c in colour)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_the_letters_of_a_diagram_are_large_and_dark_enough_and_nothing_sticks_out(browser: Browser, name: str) -> None:
+    page = browser.new_page(viewport={side: int(TREES[name].get(side)) for side in ("width", "height")})
+    page.goto((FOLDER / name).as_uri())
+    for words, size, colour, ground in page.evaluate(TEXTS):
+        dark, light = sorted((luminance(colour), luminance(ground)))
+        assert size >= 11 and (light + 0.05) / (dark + 0.05) >= 4.5, (words, size, colour, ground)
+    assert page.evaluate(STICK_OUT) == []
+    page.close()
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_a_screen_reader_can_speak_a_diagram_and_it_stands_alone(name: str) -> None:
+    root, source = TREES[name], (FOLDER / name).read_text(encoding="utf-8")
+    title, description = root.find(f"{SVG}title"), root.find(f"{SVG}desc")
+    assert root.get("role") == "img" and len(title.text) > 10 and len(description.text) > 80
+    assert root.get("aria-labelledby").split() == [title.get("id"), description.get("id")]
+    assert not re.search(r"<(?:script|foreignObject|image|use)\b|\s(?:style|(?:\w+:)?href|on\w+)=|@import", source)
+    assert re.findall(r"\w+://[^\s\"'<>)]+", source) == ["http://www.w3.org/2000/svg"], "the name of the format alone"
+    assert set(re.findall(r"url\(\s*([^)]*)\)", source)) <= {f"#{element.get('id')}" for element in root.iter()}
+
+
+def test_diagrams_have_one_style_sheet_and_ids_of_their_own_and_each_is_shown() -> None:
+    (sheet,) = {style.text for root in TREES.values() for style in root.iter(f"{SVG}style")}
+    elements = [element for root in TREES.values() for element in root.iter()]
+    assert sum(element.tag == f"{SVG}style" for element in elements) == len(TREES)
+    assert set(re.findall(r"\.([a-z]\w*)", sheet)) == {c for e in elements for c in e.get("class", "").split()}
+    ids = [element.get("id") for element in elements if element.get("id")]
+    assert len(ids) == len(set(ids))
+    pages = [*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "book").glob("*.md")]
+    shown = "".join(path.read_text(encoding="utf-8") for path in pages)
+    assert [name for name in TREES if f"_static/{name}" not in shown] == []

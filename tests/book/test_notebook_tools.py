@@ -1,4 +1,4 @@
-"""The tool that runs, stamps and checks notebooks, on small notebooks made here; then the committed notebooks."""
+"""The tool that runs, stamps and checks notebooks, on small ones; then the committed ones, in other settings too."""
 
 from __future__ import annotations
 
@@ -13,22 +13,18 @@ import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-import notebooks
-from notebooks import MAX_BYTES, WIDGET, all_notebooks, check_notebook, code_only, run_chapters, stamp, tidy
-from repository import ROOT
+from adlib.datasets import SyntheticFactory
+from notebooks import START_TIMEOUT, WIDGET, all_notebooks, check_notebook, code_only, run_chapters, stamp, tidy
 
 NAME = "02_small.ipynb"
+KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 
 
-def small_notebook() -> NotebookNode:
-    """A sound notebook as it is before its run."""
-    notebook = new_notebook(cells=[
-        new_markdown_cell("# Small"),
-        new_code_cell("import adlib"),
-        new_code_cell('PROFILE = "none"', metadata={"tags": ["parameters"]}),
-        new_code_cell("print(1 + 1)")])
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    return notebook
+def small_notebook(*more: str) -> NotebookNode:
+    """A sound notebook as it is before its run, with more code cells."""
+    parameters = new_code_cell('PROFILE = "none"', metadata={"tags": ["parameters"]})
+    code = [new_code_cell("import adlib"), parameters, *map(new_code_cell, ("print(1 + 1)", *more))]
+    return new_notebook(cells=[new_markdown_cell("# Small"), *code], metadata={"kernelspec": KERNEL})
 
 
 @pytest.fixture
@@ -57,73 +53,56 @@ def executed(tree: Path, spoil: Callable[[NotebookNode], object] = lambda n: Non
     return put(notebook, tree)
 
 
-def set_source(index: int, source: str) -> Callable[[NotebookNode], object]:
-    return lambda n: n.cells[index].update(source=source)
+def source(text: str) -> Callable[[NotebookNode], object]:
+    return lambda n: n.cells[3].update(source=text)
 
 
-def add_output(*given: str, **named: object) -> Callable[[NotebookNode], object]:
+def output(*given: str, **named: object) -> Callable[[NotebookNode], object]:
     return lambda n: n.cells[3].outputs.append(new_output(*given, **named))
 
 
 def test_sound_notebooks_are_accepted_and_a_broken_one_is_named(tree: Path) -> None:
-    assert check_notebook(executed(tree)) == []
-    for source in ("plots.show(x)", "x = plots.show(x)\nx", "%pip install a\nplots.show(x)"):
-        assert check_notebook(executed(tree, set_source(3, source))) == []
+    for text in ("print(1 + 1)", "plots.show(x)", "x = plots.show(x)\nx", "%pip install a\nplots.show(x)"):
+        assert check_notebook(executed(tree, source(text))) == []
     (tree / "notebooks" / NAME).write_text("{")
     (problem,) = check_notebook(tree / "notebooks" / NAME)
     assert problem.startswith(f"{NAME}: cannot be read")
 
 
-# Each defect is refused for that alone.
 @pytest.mark.parametrize(("spoil", "message"), [
     (lambda n: n.cells[2].update(execution_count=3), "code cell 2 was not run in order"),
     (lambda n: n.cells[2].update(execution_count=None), "code cell 2 was not run in order"),
-    (add_output("error", ename="ValueError", evalue="no", traceback=[]), "code cell 3 ended in an error"),
-    (add_output("stream", name="stderr", text="UserWarning: old\n"), "code cell 3 printed a warning"),
-    (add_output("display_data", data={"image/png": "A" * MAX_BYTES}), "is larger than 400 kB"),
+    (output("error", ename="ValueError", evalue="no", traceback=[]), "code cell 3 ended in an error"),
+    (output("stream", name="stderr", text="UserWarning: old\n"), "code cell 3 printed a warning"),
+    (output("display_data", data={"image/png": "A" * 400_000}), "is larger than 400 kB"),
     (lambda n: n.cells[3].update(outputs=[]), "code cell 3 should show something"),
     (lambda n: n.cells[2].metadata.update(tags=[]), "no cell is tagged 'parameters'"),
     (lambda n: n.cells.append(new_code_cell("  ", execution_count=4)), "code cell 4 is empty"),
-    (set_source(3, "plots.show(x)\nprint(1)"), "code cell 3 draws a figure but does not show it"),
-    (set_source(3, "%pip install a\nfor i in x:\n    plots.show(i)"), "code cell 3 draws a figure but does not"),
-])
-def test_each_defect_is_refused(tree: Path, spoil: Callable[[NotebookNode], object], message: str) -> None:
+    (source("plots.show(x)\nprint(1)"), "code cell 3 draws a figure but does not show it"),
+    (source("%pip install a\nfor i in x:\n    plots.show(i)"), "code cell 3 draws a figure but does not")])
+def test_each_defect_is_refused_alone(tree: Path, spoil: Callable[[NotebookNode], object], message: str) -> None:
     (problem,) = check_notebook(executed(tree, spoil))
     assert problem.startswith(f"{NAME}: {message}")
 
 
-# ------------------------------------------------------------------ the stamp
-
-
 @pytest.mark.parametrize(("name", "content", "stale"), [
     ("adlib/__init__.py", b'"""Other text."""\n\nvalue = 1  # comment\n', False),
-    ("adlib/__init__.py", b'"""Text."""\nvalue = 2\n', True),
-    ("adlib/__init__.py", None, True),
-    ("adlib/weights/w.bin", b"\0\2", True),
-    ("adlib/weights/card.md", b"text", False),
-    ("adlib/new.py", b"", True),
-    ("adlib/__pycache__/x.pyc", b"x", False),
-    ("notebooks/other.ipynb", b"{}", False),
-])
+    ("adlib/__init__.py", b'"""Text."""\nvalue = 2\n', True), ("adlib/__init__.py", None, True),
+    ("adlib/weights/w.bin", b"\0\2", True), ("adlib/weights/card.md", b"text", False), ("adlib/new.py", b"", True),
+    ("adlib/__pycache__/x.pyc", b"x", False), ("notebooks/other.ipynb", b"{}", False)])
 def test_stamp_follows_what_computes(tree: Path, name: str, content: bytes | None, stale: bool) -> None:
     path = executed(tree)
     (tree / name).parent.mkdir(exist_ok=True)
-    if content is None:
-        (tree / name).unlink()
-    else:
-        (tree / name).write_bytes(content)
+    (tree / name).unlink() if content is None else (tree / name).write_bytes(content)
     assert any("stale" in problem for problem in check_notebook(path)) == stale
 
 
-def test_stamp_sees_cells_and_not_outputs(tree: Path) -> None:
+def test_stamp_sees_cells_and_not_outputs_and_code_only(tree: Path) -> None:
     def stamped(*sources: str, count: int | None = None) -> str:
         return stamp(put(new_notebook(cells=[new_code_cell(s, execution_count=count) for s in sources]), tree))
 
     assert stamped("a\nb", "c") == stamped("a\nb", "c", count=3)
     assert len({stamped("a\nb", "c"), stamped("a", "b\nc"), stamped("a\nb", "c "), stamped("c", "a\nb")}) == 4
-
-
-def test_code_only_is_what_runs() -> None:
     source = ('#!/usr/bin/x\n"""Text\nof é # more.\n"""\n\nimport a  # why\n\nclass B:\n    """Text."""\n\n'
               '    x = "# no"\n    def f(self):\n        """Text."""  # and\n        # alone\n'
               '        return """kept\n  # kept"""\n')
@@ -139,21 +118,16 @@ def test_tidy_keeps_what_counts() -> None:
     notebook.cells[4].outputs = [new_output("display_data", data={WIDGET: {}, "text/plain": "bar"}),
                                  new_output("execute_result", data={"text/plain": "2"}, execution_count=4)]
     tidy(notebook)
-    assert set(notebook.metadata) == {"kernelspec", "language_info"} and notebook.metadata.language_info == {}
+    assert notebook.metadata == {"kernelspec": KERNEL, "language_info": {}}
     assert [cell.get("execution_count") for cell in notebook.cells] == [None, 1, 2, 3]
     assert notebook.cells[2].metadata == {"tags": ["parameters"]} and notebook.cells[3].metadata == {"kept": True}
     assert [(o.data, o.execution_count) for o in notebook.cells[3].outputs] == [({"text/plain": "2"}, 3)]
 
 
-# ------------------------------------------------------------------ the run
-
-
 def test_runs_are_kept_and_a_failure_is_named(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In real kernels: a sound notebook and one that fails; then only what has changed is run again."""
-    sound, failing = small_notebook(), small_notebook()
-    shown = "(PROFILE, os.path.basename(os.getcwd()), os.environ['OMP_NUM_THREADS'])"
-    sound.cells.append(new_code_cell(f"import os\n{shown}"))
-    failing.cells.append(new_code_cell("raise ValueError('on purpose')"))
+    shown = "import os\n(PROFILE, os.path.basename(os.getcwd()), os.environ['OMP_NUM_THREADS'])"
+    sound, failing = small_notebook(shown), small_notebook("raise ValueError('on purpose')")
     chapters, runs = [put(sound, tree), put(failing, tree, "03_failing.ipynb")], tree / "build" / "runs"
     with pytest.raises(SystemExit, match="03_failing.ipynb failed: (.|\n)*on purpose"):
         run_chapters(runs, chapters)
@@ -163,7 +137,6 @@ def test_runs_are_kept_and_a_failure_is_named(tree: Path, capsys: pytest.Capture
     assert json.loads((runs / "02_small.answers.json").read_text()) == {"stamp": stamp(chapters[0]), "answers": []}
     shutil.copy(runs / NAME, chapters[0])
     assert check_notebook(chapters[0]) == [], "a run is what is committed"
-
     capsys.readouterr()
     assert run_chapters(runs, chapters[:1]) == [runs / NAME] and capsys.readouterr().out == ""
     put(small_notebook(), tree)
@@ -171,12 +144,14 @@ def test_runs_are_kept_and_a_failure_is_named(tree: Path, capsys: pytest.Capture
     assert NAME in capsys.readouterr().out and len(nbformat.read(runs / NAME, 4).cells) == 4
 
 
-# ------------------------------------------------------------------ the committed notebooks
-
-
 @pytest.mark.parametrize("path", all_notebooks(), ids=lambda path: path.stem)
 def test_committed_notebook(path: Path) -> None:
     assert check_notebook(path) == []
+
+
+def execute(path: Path, folder: Path, parameters: dict[str, object]) -> None:
+    papermill.execute_notebook(path, folder / path.name, parameters, cwd=path.parent, kernel_name="python3",
+                               progress_bar=False, start_timeout=START_TIMEOUT)
 
 
 @pytest.mark.full
@@ -184,9 +159,28 @@ def test_committed_notebook(path: Path) -> None:
 def test_other_parameters(path: Path, tmp_path: Path) -> None:
     """The chapter also runs with another seed and another product: its assertions hold beyond one draw."""
     inferred = papermill.inspect_notebook(str(path))
-    other: dict[str, object] = {"SEED": int(inferred["SEED"]["default"]) + 1}
+    other = {"SEED": int(inferred["SEED"]["default"]) + 1}
     if "CATEGORY" in inferred:  # a reference notebook or the quickstart may have none
         other["CATEGORY"] = "washer" if "fabric" in inferred["CATEGORY"]["default"] else "fabric"
-    papermill.execute_notebook(str(path), str(tmp_path / path.name), parameters={"PROFILE": "quick", **other},
-                               cwd=str(ROOT / "notebooks"), kernel_name="python3", progress_bar=False,
-                               start_timeout=notebooks.START_TIMEOUT)
+    execute(path, tmp_path, {"PROFILE": "quick", **other})
+
+
+# A detector on a tree in the official layout, and folders of the reader's own; the others only for --all.
+CHEAP = ("02_patchcore", "00_quickstart")
+CHAPTERS = [pytest.param(path, id=path.stem, marks=[] if path.stem in CHEAP else [pytest.mark.full])
+            for path in all_notebooks()]
+RANDOM = {"BACKBONE": "resnet18", "PRETRAINED": False}
+SHORT = {"03_spd": {**RANDOM, "STEPS": 2}, "04_simplenet": {**RANDOM, "EPOCHS": 1},
+         "05_efficientad": {"TEACHER": "adlib_pdn_s_quarter", "STEPS": 2}}  # a teacher in place of a backbone
+
+
+@pytest.mark.parametrize("path", CHAPTERS)
+def test_paper_profile(path: Path, tmp_path: Path) -> None:
+    """On a tiny tree in the official layout, with random weights: does it run?"""
+    SyntheticFactory("washer", size=64, n_train=10, n_validation=0, n_test=4, n_defect=12).write(tmp_path)
+    given = {"DATASET": "mvtec_ad", "DATA_ROOT": str(tmp_path), "CATEGORY": "washer", **SHORT.get(path.stem, RANDOM)}
+    if path.stem == "00_quickstart":  # two folders of the reader's own; random weights make no sense there
+        good, new = tmp_path / "washer" / "train" / "good", tmp_path / "washer" / "test"
+        given = {"BACKBONE": "adlib_resnet18", "GOOD_FOLDER": str(good), "NEW_FOLDER": str(new),
+                 "OUT_DIR": str(tmp_path / "out")}
+    execute(path, tmp_path, {"PROFILE": "paper", **given})
