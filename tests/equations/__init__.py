@@ -6,7 +6,7 @@
     def test_covering_radius():
         ...
 
-book/tools/ledger.py reads these marks from the source, tests/test_house_ledger.py holds them against
+book/tools/ledger.py reads these marks from the source, tests/book/test_notation.py holds them against
 the `\\tag{…}` of the notebooks.
 """
 
