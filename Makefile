@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+# Every kernel imports torch anew: compiled once, that takes two seconds, else five.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install book test test-all test-fast notebooks pdf lint clean
 .DEFAULT_GOAL := help
