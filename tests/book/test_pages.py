@@ -242,3 +242,13 @@ def test_the_comparison_is_whole_and_its_scores_give_its_figures() -> None:
     # A coarse PatchCore closes most of the gap to EfficientAD, as the results page says.
     kit = {way: mean([runs["kit", seed, way] for seed in (0, 1, 2)], "logical") for way in ways[:4]}
     assert kit["efficientad"] - kit["patchcore_128"] < 0.1 * (kit["efficientad"] - kit["patchcore"])
+
+
+def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    from benchmarks import common
+
+    common.write(tmp_path / "a.json", {"name": "first"})
+    with pytest.raises(TypeError):
+        common.write(tmp_path / "a.json", {"name": object()})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"name": "first"}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
