@@ -7,41 +7,61 @@ loses its brightness, and with it many a defect.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-ImageSource = str | Path | Image.Image | np.ndarray | Tensor
+from adlib.stored import (
+    IMAGE_EXTENSIONS,
+    MAX_PIXELS,
+    UPPER_ONLY,
+    ImageError,
+    ImageSource,
+    Stored,
+    open_file,
+    opened,
+    oriented_size,
+    pil_name,
+)
 
-IMAGE_EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-MAX_PIXELS = 80_000_000  # 1 GB as float32 with three channels; below the size at which Pillow starts to warn
+__all__ = ["IMAGE_EXTENSIONS", "MAX_PIXELS", "ImageError", "ImageSource", "ReadImage", "read_image", "read_mask",
+           "read_size", "read_stored", "read_values", "resize_image", "resize_mask"]
 
 
-class ImageError(ValueError):
-    """An image that cannot be used. The message says which, what is wrong, what was expected and what to do."""
-
-
-def read_image(source: ImageSource, *, max_value: float | None = None, name: str | None = None) -> Tensor:
+def read_image(
+    source: ImageSource,
+    *,
+    max_value: float | None = None,
+    name: str | None = None,
+    size: tuple[int, int] | None = None,
+    color: str = "rgb",
+) -> Tensor:
     """Read one image as a (3, H, W) float32 tensor in [0, 1].
 
     Grey becomes three equal channels. Alpha is dropped, not composited: it is not something that a camera
     measures, and some frame grabbers leave it at 0, where compositing would erase the picture. CMYK is
-    converted to RGB. The EXIF orientation is applied. Of a file with several pages the first one is read.
+    converted to RGB. The EXIF orientation is applied. Of a file with several pages or frames the first one is read.
 
     Parameters
     ----------
     source : path, PIL image, ndarray or Tensor
-        An array is (H, W) or (H, W, 1, 3 or 4), a tensor (H, W) or (1, 3 or 4, H, W).
+        An array is (H, W) or (H, W, 1, 3 or 4), a tensor (H, W) or (1, 3 or 4, H, W), its channels red, green, blue.
     max_value : float, optional
         The value that becomes 1. Default: 255 for 8-bit, 65535 for 16-bit, 1 for boolean and float values. Give it for
         a 12-bit camera that stores 0 to 4095 in 16-bit files (max_value=4095), and for 32-bit integers.
     name : str, optional
         What messages call the image; the file's path by default.
+    size : (height, width), optional
+        Resize the image to it, exactly as `resize_image` would, but channel by channel, in less memory.
+    color : "rgb" or "bgr"
+        The order of the channels of arrays and tensors. A frame of OpenCV (cv2) is "bgr". Files and PIL images know
+        their own order, so it says nothing about them.
 
     Returns
     -------
@@ -51,28 +71,132 @@ def read_image(source: ImageSource, *, max_value: float | None = None, name: str
     ------
     ImageError
         Where the image is missing, broken, too large (over MAX_PIXELS, known from the header), of another shape, not
-        finite, or has values outside [0, maximum].
+        finite, or has values outside [0, maximum]. Float values outside by rounding only are clamped.
+    ValueError
+        For another `color`.
+
+    Notes
+    -----
+    Memory, measured with MAX_PIXELS, at the peak and beyond what the caller holds: for an 8-bit colour file 1.4 GB, of
+    which 0.95 GB are the result, and 0.9 GB with a small `size`; for a 16-bit grey file 1.1 and 0.65 GB; for a PIL
+    image or an array at most 1.05 and 0.6 GB. Images of more than LARGE_PIXELS are read one at a time in the whole
+    process, so several threads need it once, and each its result.
     """
-    values, name, maximum = read_values(source, name, max_value)
+    return read_stored(source, max_value=max_value, name=name, size=size, color=color).image
+
+
+class ReadImage(NamedTuple):
+    """An image and how it was stored.
+
+    Attributes
+    ----------
+    image : Tensor (3, H, W) float32
+    size : (height, width)
+        Before any resizing.
+    type : str
+        Of the values: "bool", "uint8", "uint16", another integer's name such as "int32", or "float".
+    maximum : float
+        The stored value that became 1.
+    largest : float
+        The largest stored value. Of a 16-bit colour file only the upper 8 bits can be read: its type is "uint16" and
+        its largest value that of the upper bits, spread over 0 to 65535.
+    """
+
+    image: Tensor
+    size: tuple[int, int]
+    type: str
+    maximum: float
+    largest: float
+
+
+def read_stored(
+    source: ImageSource,
+    *,
+    max_value: float | None = None,
+    maxima: Mapping[str, float] | None = None,
+    name: str | None = None,
+    size: tuple[int, int] | None = None,
+    color: str = "rgb",
+) -> ReadImage:
+    """Read one image as `read_image` does, and say how it is stored.
+
+    Parameters and errors are those of `read_image`; where there is no `max_value`, `maxima` may have one for the type.
+    """
+    with opened(source, name, max_value, color) as stored:
+        kind = "float" if "float" in stored.kind else stored.kind
+        kept = (maxima or {}).get(kind) if max_value is None else max_value
+        if stored.factor != 1:  # only the upper byte is there
+            if kept not in (None, 65535.0):
+                raise ImageError(stored.name + UPPER_ONLY)
+            kept = None
+        maximum = _maximum(stored, kept)
+        same = size is None or tuple(size) == stored.size
+        height, width = stored.size if size is None else size
+        image = torch.empty((3, height, width))
+        work = None if same else torch.empty((1, *stored.size))
+        ranges = []
+        for index, plane in enumerate(stored.planes):
+            into = image[index] if work is None else work[0]
+            ranges.append(_scale(plane(), maximum, into))
+            if work is not None:
+                image[index] = resize_image(work, (height, width))[0]
+        _check_range(stored, ranges, maximum)
+        if len(stored.planes) == 1:
+            image[1:] = image[0]
+        return ReadImage(image, stored.size, kind, maximum * stored.factor,
+                         max(high for _, high in ranges) * stored.factor)
+
+
+def _maximum(stored: Stored, max_value: float | None) -> float:
+    """The stored value that becomes 1."""
     if max_value is not None:
-        if not (math.isfinite(max_value) and max_value > 0):
-            raise ImageError(f"{name}: max_value is {max_value}, expected a positive number; give the camera's maximum")
-        maximum = float(max_value)
-    if maximum is None:
-        raise ImageError(f"{name}: values of type {_short(values.dtype)} have no usual maximum, "
+        if not (isfinite(max_value) and max_value > 0):
+            raise ImageError(f"{stored.name}: max_value is {max_value}, expected a positive number; "
+                             "give the camera's maximum")
+        if stored.maximum is not None and "float" not in stored.kind and max_value > stored.maximum:
+            raise ImageError(f"{stored.name}: holds {stored.kind} values, which end at {stored.maximum:g}, and is to "
+                             f"be read with max_value = {max_value:g}; give the picture as the camera took it, or "
+                             "leave max_value out")
+        return float(max_value)
+    if stored.maximum is None:
+        raise ImageError(f"{stored.name}: values of type {stored.kind} have no usual maximum, "
                          "expected 8-bit, 16-bit or float values; pass max_value, for example max_value=4095")
-    values = values.to(torch.float64 if values.dtype in (torch.int64, torch.int32, torch.float64) else torch.float32)
-    if not torch.isfinite(values).all():
-        raise ImageError(f"{name}: some values are NaN or infinite, expected finite ones; repair or leave it out")
-    low, high = values.min().item(), values.max().item()
-    if low < 0 or high > maximum:
-        raise ImageError(f"{name}: values reach from {low:g} to {high:g}, expected 0 to {maximum:g}; "
-                         "scale them, or pass max_value, the value that stands for full brightness")
-    return (values / maximum).to(torch.float32).expand(3, -1, -1).contiguous()
+    return stored.maximum
+
+
+def _scale(plane: Tensor, maximum: float, into: Tensor) -> tuple[float, float]:
+    """Write a plane, divided by the maximum and within [0, 1], into another; the range that it had, NaN if it has."""
+    # Those of 64 bits (and of 32, as integers) lose digits in float32, so they are divided before.
+    exact = plane.dtype in (torch.int64, torch.int32, torch.float64)
+    values = plane.to(torch.float64) if exact else into.copy_(plane)
+    low, high = (value.item() for value in torch.aminmax(values))
+    if exact:
+        into.copy_(values / maximum)
+    else:
+        into.div_(maximum)
+    if low < 0 or high > maximum:  # by rounding, or it will be refused
+        into.clamp_(0, 1)
+    return low, high
+
+
+def _check_range(stored: Stored, ranges: list[tuple[float, float]], maximum: float) -> None:
+    if not all(isfinite(value) for pair in ranges for value in pair):
+        raise ImageError(f"{stored.name}: some values are NaN or infinite, expected finite ones; "
+                         "repair or leave it out")
+    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+    # The last digit of a half-precision 1 is worth 0.001, of bfloat16 0.008; of float32, after some sums, 1e-6.
+    rounding = {"float16": 2e-3, "bfloat16": 1.6e-2}.get(stored.kind, 1e-6) if "float" in stored.kind else 0.0
+    if low < -rounding * maximum or high > maximum * (1 + rounding):
+        raise ImageError(f"{stored.name}: values reach from {_digits(low, 0)} to {_digits(high, maximum)}, expected "
+                         f"0 to {maximum:.9g}; scale them, or pass max_value (of a detector: to fit), the value of "
+                         "full brightness, such as 4095 for 12 bits")
 
 
 def read_mask(source: ImageSource, *, name: str | None = None) -> Tensor:
     """Read a mask as a (H, W) bool tensor: True where any colour channel is above 0.
+
+    Of a lossy file (JPEG, JPEG 2000, AVIF, lossy WebP, and PIL images opened from these), where the values around an
+    edge are not exact, True where any channel reaches half of the type's maximum.
 
     Parameters
     ----------
@@ -86,25 +210,36 @@ def read_mask(source: ImageSource, *, name: str | None = None) -> Tensor:
     Raises
     ------
     ImageError
-        As `read_image`, except that any value range is allowed.
+        As `read_image`, except that any value range is allowed. Also for a lossy file that marks something, but nothing
+        with half of the maximum, as one with the values 0 and 1 does.
     """
-    values, name, _ = read_values(source, name)
-    if values.is_floating_point() and not torch.isfinite(values).all():
-        raise ImageError(f"{name}: some values are NaN or infinite, expected finite values; repair the mask")
-    # uint16 has few operations in torch; no value is changed by the wider type.
-    values = values.to(torch.int32) if values.dtype == torch.uint16 else values
-    return (values > 0).any(dim=0)
+    with opened(source, name) as stored:
+        mask, something = torch.zeros(stored.size, dtype=torch.bool), False
+        for plane in stored.planes:
+            values = plane()
+            if values.is_floating_point() and not torch.isfinite(values).all():
+                raise ImageError(f"{stored.name}: some values are NaN or infinite, expected finite values; "
+                                 "repair the mask")
+            # uint16 has few operations in torch; no value is changed by the wider type.
+            values = values.to(torch.int32) if values.dtype == torch.uint16 else values
+            mask |= values >= stored.maximum / 2 if stored.lossy and stored.maximum else values > 0
+            something = something or bool(values.any())
+        if stored.lossy and something and not mask.any():
+            raise ImageError(f"{stored.name}: is a lossy file ({stored.lossy}) with values above 0 but none of half of "
+                             f"{stored.maximum or 255:g} or more, expected a mask of 0 and {stored.maximum or 255:g}, "
+                             "as lossy files do not keep small values; save the mask as PNG")
+    return mask
 
 
 def read_size(source: ImageSource, *, name: str | None = None) -> tuple[int, int]:
     """Height and width in pixels, as `read_image` would return them. Of a file only the header is read."""
     if isinstance(source, (str, Path)):
-        with _open(Path(source), name or str(source)) as picture:
-            return _oriented_size(picture)
+        with open_file(Path(source), name or str(source)) as picture:
+            return oriented_size(picture, name or str(source))
     if isinstance(source, Image.Image):
-        return _oriented_size(source)
-    height, width = read_values(source, name)[0].shape[1:]
-    return height, width
+        return oriented_size(source, pil_name(source, name))
+    with opened(source, name) as stored:
+        return stored.size
 
 
 def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -137,132 +272,20 @@ def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def read_values(
-    source: ImageSource, name: str | None, max_value: float | None = None
+    source: ImageSource, name: str | None, max_value: float | None = None, *, exact: bool = False
 ) -> tuple[Tensor, str, float | None]:
-    """The stored values (C, H, W) with C = 1 or 3, a name for messages, and the type's maximum if there is one."""
-    if isinstance(source, (str, Path)):
-        name = name or str(source)
-        with _open(Path(source), name) as picture:
-            return _from_pil(picture, name, max_value)
-    if isinstance(source, Image.Image):
-        name = name or getattr(source, "filename", "") or f"PIL image of mode {source.mode}"
-        _check_pixels(source.size, name)
-        return _from_pil(source, name, max_value)
-    if isinstance(source, np.ndarray):
-        return _from_array(source, name or f"array of shape {source.shape}")
-    if isinstance(source, Tensor):
-        return _from_tensor(source.detach().cpu(), name or f"tensor of shape {tuple(source.shape)}")
-    raise ImageError(f"{name or type(source).__name__}: cannot be read as an image, expected a path, "
-                     "a PIL image, a NumPy array or a tensor; convert it to one of these")
+    """The stored values (C, H, W) with C = 1 or 3, a name for messages, and the type's maximum if there is one.
+
+    With `exact`, a lossy file is refused by an ImageError.
+    """
+    with opened(source, name, max_value) as stored:
+        if exact and stored.lossy:
+            raise ImageError(f"{stored.name}: is a lossy file ({stored.lossy}), which does not keep exact values, but "
+                             "here each value has its meaning, expected a PNG; get the mask as it was made")
+        return torch.stack([plane() for plane in stored.planes]), stored.name, stored.maximum
 
 
-def _open(path: Path, name: str) -> Image.Image:
-    """Open a file and read its header only."""
-    try:
-        folder, exists = path.is_dir(), path.exists()
-        empty = exists and path.stat().st_size == 0
-    except (OSError, ValueError) as error:  # a folder that may not be read, a name that no file can have
-        raise ImageError(f"{name}: cannot be looked up ({_first_line(error)}), expected a readable file") from error
-    if folder:
-        raise ImageError(f"{name}: is a folder, expected an image file; name one file in it")
-    if not exists:
-        raise ImageError(f"{name}: does not exist, expected an image file; check the path")
-    if empty:
-        raise ImageError(f"{name}: is empty (0 bytes), expected an image file; copy it again")
-    try:
-        picture = Image.open(path)
-    except Image.DecompressionBombError:
-        raise ImageError(f"{name}: has far too many pixels, expected at most {MAX_PIXELS:,}; "
-                         "cut it into tiles or shrink it") from None
-    except PermissionError:
-        raise ImageError(f"{name}: may not be read, expected a readable file; check its permissions") from None
-    except Exception as error:  # decoders meet broken bytes with errors of every kind
-        raise ImageError(f"{name}: is not an image that can be read ({_first_line(error)}), "
-                         f"expected one of the formats {', '.join(IMAGE_EXTENSIONS)}; copy or convert it") from error
-    try:
-        _check_pixels(picture.size, name)
-    except ImageError:
-        picture.close()
-        raise
-    return picture
-
-
-def _check_pixels(size: tuple[int, int], name: str) -> None:
-    width, height = size
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"{name}: has {width} × {height} = {width * height:,} pixels, expected at most "
-                         f"{MAX_PIXELS:,}; cut it into tiles or shrink it")
-
-
-def _from_pil(picture: Image.Image, name: str, max_value: float | None) -> tuple[Tensor, str, float | None]:
-    # Of a colour file with 16 bits a channel Pillow keeps the high byte only. Over the full range that is
-    # right to 1/255, but of a 12-bit picture in it 16 levels would be left.
-    halved = any(";16" in str(tile[3]) for tile in getattr(picture, "tile", ())) and not picture.mode.startswith("I")
-    if halved and max_value is not None:
-        raise ImageError(f"{name}: has 16 bits a channel in colour, of which only the upper 8 can be read, "
-                         "expected another file for use with max_value; pass it as a uint16 array")
-    file_format = picture.format  # the turned copy does not know it
-    try:
-        picture.load()
-        picture = ImageOps.exif_transpose(picture)
-        if picture.mode in ("La", "RGBa"):  # colour already multiplied by alpha
-            picture = picture.convert({"La": "LA", "RGBa": "RGBA"}[picture.mode])
-        if picture.mode in ("1", "LA"):
-            picture = picture.convert("L")
-        elif picture.mode not in ("L", "RGB", "I", "F") and not picture.mode.startswith("I;16"):
-            picture = picture.convert("RGB")
-        array = np.asarray(picture)
-    except Exception as error:
-        raise ImageError(f"{name}: is broken or cut off ({_first_line(error)}), "
-                         "expected a whole image; copy it again") from error
-    values, name, maximum = _from_array(array, name)
-    if picture.mode == "I" and file_format in ("PNG", "PPM"):
-        maximum = 65535.0  # how Pillow hands over 16-bit grey of these formats
-    return values, name, maximum
-
-
-def _from_array(array: np.ndarray, name: str) -> tuple[Tensor, str, float | None]:
-    if array.ndim == 3 and array.shape[2] in (1, 3, 4):
-        array = np.moveaxis(array, 2, 0)
-    elif array.ndim != 2:
-        raise ImageError(f"{name}: array of shape {array.shape}, expected (H, W) or (H, W, C) with C = 1, 3 or 4; "
-                         "move the channels to the end, or pass one image at a time")
-    if array.dtype.kind not in "buif":
-        raise ImageError(f"{name}: array of type {array.dtype}, expected numbers; convert it to uint8 or float32")
-    if array.dtype in (np.uint32, np.uint64):
-        array = array.astype(np.int64)
-    elif array.dtype == np.longdouble:
-        array = array.astype(np.float64)
-    # The copy is in the machine's byte order and contiguous, which torch asks for.
-    return _from_tensor(torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C")), name)
-
-
-def _from_tensor(tensor: Tensor, name: str) -> tuple[Tensor, str, float | None]:
-    if tensor.ndim == 2:
-        tensor = tensor[None]
-    if tensor.ndim != 3 or tensor.shape[0] not in (1, 3, 4):
-        raise ImageError(f"{name}: shape {tuple(tensor.shape)}, expected (H, W) or (C, H, W) with C = 1, 3 or 4; "
-                         "move the channels to the front, or pass one image at a time")
-    if 0 in tensor.shape:
-        raise ImageError(f"{name}: has no pixels, shape {tuple(tensor.shape)}, expected at least one; leave it out")
-    if tensor.is_complex():
-        raise ImageError(f"{name}: values are complex, expected real numbers; take the magnitude")
-    if tensor.is_floating_point() or tensor.dtype == torch.bool:
-        maximum: float | None = 1.0
-    else:
-        maximum = {torch.uint8: 255.0, torch.uint16: 65535.0}.get(tensor.dtype)
-    return tensor[:3], name, maximum  # [:3] drops alpha
-
-
-def _oriented_size(picture: Image.Image) -> tuple[int, int]:
-    turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # the orientations that swap the sides
-    width, height = picture.size
-    return (width, height) if turned else (height, width)
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _digits(value: float, limit: float) -> str:
+    """As few digits as show on which side of the limit a value is."""
+    short = f"{value:g}"
+    return f"{value:.9g}" if (float(short) > limit) != (value > limit) else short

@@ -7,7 +7,9 @@ from adlib.datasets.folder import BTAD, ImageFolder, MagneticTile, MVTecAD
 from adlib.datasets.loco import MVTecLOCO
 from adlib.datasets.visa import VisA
 from adlib.factory.synthetic import SyntheticFactory
-from adlib.samples import DatasetError, Region, Sample, as_samples, hold_out, in_memory
+from adlib.folders import DatasetError
+from adlib.parts import hold_out
+from adlib.samples import Region, Sample, as_samples, in_memory
 
 
 def open_dataset(

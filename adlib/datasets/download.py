@@ -11,7 +11,7 @@ from pathlib import Path
 
 from adlib.datasets.sources import SOURCES, Source
 from adlib.datasets.unpack import unpack
-from adlib.samples import DatasetError, some_names
+from adlib.folders import DatasetError, some_names
 
 TIMEOUT = 30.0  # seconds without an answer
 
@@ -28,7 +28,8 @@ def download(
 
     A data set that lies there already is returned as it is. The archive's hash is checked before it is unpacked; it
     is unpacked beside its place and moved there when whole. Our copy of the archive is then deleted. Where the server
-    packs the archive anew (magnetic_tile), the hash of the images is checked before they are moved.
+    packs the archive anew (magnetic_tile), the hash of the images is checked before they are moved. All that is not
+    whole lies in `root`/.`name`.unpacking; what a killed call left there is deleted when the next one starts.
 
     A download that breaks off leaves nothing and starts again in the next call. Over a slow line, fetch the archive
     with a tool that goes on where it stopped, ``curl -L -C - -O URL`` or ``wget -c URL``, and pass it as `archive`.
@@ -60,6 +61,8 @@ def download(
     if name not in SOURCES:
         raise DatasetError(f"{name!r}: is not a data set that can be fetched, expected {', '.join(SOURCES)}")
     source, target = SOURCES[name], Path(root).expanduser() / name
+    work = target.with_name(f".{name}.unpacking")  # for all that is not whole yet
+    shutil.rmtree(work, ignore_errors=True)  # of a call that was killed
     if (target / source.marker).is_dir():
         print(f"{source.title} lies in {target} already; delete the folder to fetch it again")
         return target
@@ -78,12 +81,14 @@ def download(
     to_come = 0 if archive is not None or file.is_file() else source.size or source.unpacked
     _check_disk(target.parent, to_come + source.unpacked)
     try:
+        work.mkdir()
         if archive is None:
-            _fetch(url or source.url, file, source)
+            _fetch(url or source.url, file, work, source)
         else:
             _check_archive(file, source)
-        _put(file, target, source)
-    finally:  # a whole archive stays where unpacking was interrupted: pooch finds it by its hash in the next call
+        _put(file, target, work, source)
+    finally:  # a whole archive stays where unpacking was interrupted: the next call knows it by its hash
+        shutil.rmtree(work, ignore_errors=True)
         if archive is None and (source.sha256 is None or (target / source.marker).is_dir()):
             file.unlink(missing_ok=True)
     print(f"{source.title} lies in {target}")
@@ -127,20 +132,27 @@ def _check_disk(folder: Path, needed: int) -> None:
                            "archive and images; make room or choose another folder")
 
 
-def _fetch(url: str, file: Path, source: Source) -> None:
-    """Download to `file` by way of a temporary file beside it, which is renamed when its hash is right."""
+def _fetch(url: str, file: Path, work: Path, source: Source) -> None:
+    """Download within the folder `work`, and move to `file` when the hash is right."""
     import pooch  # here, so that only those who download wait for it
 
-    if source.sha256 is None:
-        file.unlink(missing_ok=True)  # of a call that was killed; nothing says that it is whole
+    if source.sha256 is not None and file.is_file() and _sha256(file) == source.sha256:
+        return
+    file.unlink(missing_ok=True)  # of a call that was killed; nothing says that it is whole
     known = source.sha256 and f"sha256:{source.sha256}"
     downloader = pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 20, timeout=TIMEOUT)
     try:
-        pooch.retrieve(url, known, fname=file.name, path=file.parent,
+        pooch.retrieve(url, known, fname=file.name, path=work,
                        downloader=downloader)  # pyrefly: ignore[bad-argument-type]
     except (OSError, ValueError) as error:  # those of requests are OSErrors; a wrong hash is a ValueError
         raise DatasetError(f"{url}: did not give the archive of {source.title} ({error}); get its address from "
                            f"{source.home} and pass url=, or fetch it by hand and pass archive=") from error
+    (work / file.name).replace(file)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _check_archive(file: Path, source: Source) -> None:
@@ -149,30 +161,23 @@ def _check_archive(file: Path, source: Source) -> None:
         raise DatasetError(f"{file}: is not a file, expected the archive of {source.title} from {source.home}")
     if source.size is not None and file.stat().st_size != source.size:
         raise DatasetError(f"{file}: has {file.stat().st_size:,} bytes, expected {source.size:,}; fetch it again")
-    if source.sha256 is not None:
-        with file.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-        if found != source.sha256:
-            raise DatasetError(f"{file}: has the SHA-256 {found}, expected {source.sha256}; fetch it again")
+    if source.sha256 is not None and (found := _sha256(file)) != source.sha256:
+        raise DatasetError(f"{file}: has the SHA-256 {found}, expected {source.sha256}; fetch it again")
 
 
-def _put(archive: Path, target: Path, source: Source) -> None:
-    """Unpack into a folder beside `target`; rename it when it is whole and what it should be."""
-    folder = target.with_name(f".{target.name}.unpacking")
-    shutil.rmtree(folder, ignore_errors=True)  # of a call that was killed
+def _put(archive: Path, target: Path, work: Path, source: Source) -> None:
+    """Unpack within the folder `work`; rename to `target` when it is whole and what it should be."""
+    folder = work / "unpacked"
     folder.mkdir()
-    try:
-        unpack(archive, folder, source.unpacked)
-        inner = [folder, *(f for f in folder.iterdir() if f.is_dir())]  # some archives have one folder around all
-        whole = next((f for f in inner if (f / source.marker).is_dir()), None)
-        if whole is None:
-            raise DatasetError(f"{archive}: holds {some_names(sorted(f.name for f in folder.iterdir())) or 'nothing'}, "
-                               f"expected {source.title} with {source.marker}; fetch it again")
-        if source.files is not None and (found := hash_files(whole, source.files[0])) != source.files[1]:
-            raise DatasetError(f"{archive}: its files have the SHA-256 {found}, expected {source.files[1]}; "
-                               "fetch it again")
-        if target.is_dir():
-            target.rmdir()  # empty, as `download` has seen
-        whole.rename(target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    unpack(archive, folder, source.unpacked)
+    inner = [folder, *(f for f in folder.iterdir() if f.is_dir())]  # some archives have one folder around all
+    whole = next((f for f in inner if (f / source.marker).is_dir()), None)
+    if whole is None:
+        raise DatasetError(f"{archive}: holds {some_names(sorted(f.name for f in folder.iterdir())) or 'nothing'}, "
+                           f"expected {source.title} with {source.marker}; fetch it again")
+    if source.files is not None and (found := hash_files(whole, source.files[0])) != source.files[1]:
+        raise DatasetError(f"{archive}: its files have the SHA-256 {found}, expected {source.files[1]}; "
+                           "fetch it again")
+    if target.is_dir():
+        target.rmdir()  # empty, as `download` has seen
+    whole.rename(target)

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-from adlib.images import IMAGE_EXTENSIONS
-from adlib.samples import DatasetError, Sample, image_files, some_names
+from adlib.folders import (
+    USUAL_ENDINGS,
+    DatasetError,
+    bare_stem,
+    group_names,
+    is_picture,
+    list_images,
+    some_names,
+)
+from adlib.samples import Sample, warn_of_skipped
 
-NORMAL_NAMES = ("good", "ok")
+# Names of folders of normal images, without case, spaces, "-" and "_".
+NORMAL_NAMES = ("good", "ok", "normal", "nominal", "defectfree", "nodefect", "nodefects", "nondefective", "pass",
+                "passed", "fine", "gut", "正常", "良品")
 TILE_GAP = 100  # a larger step between two numbers starts a new tile
 
 
@@ -49,6 +62,7 @@ class MVTecAD:
         if not kinds:
             raise DatasetError(f"{self.folder / 'test'}: has no folder, expected good and one per defect; "
                                "check the copy")
+        require_good(self.folder / "test", kinds)
         self.test = [self._test_sample(kind, f) for kind in kinds for f in images_in(self.folder / "test" / kind)]
 
     def split(self) -> tuple[list[Sample], list[Sample]]:
@@ -58,9 +72,12 @@ class MVTecAD:
     def _test_sample(self, kind: str, file: Path) -> Sample:
         if kind == "good":
             return Sample(0, kind, str(file), image_source=file)
-        mask = self.folder / "ground_truth" / kind / f"{file.stem}_mask.png"
-        if not mask.is_file():
-            raise DatasetError(f"{file}: is a defective image without a mask, expected {mask}; copy the data set again")
+        folder = self.folder / "ground_truth" / kind
+        names = [folder / f"{stem}_mask.png" for stem in (file.stem, bare_stem(file))]
+        mask = next((mask for mask in names if mask.is_file()), None)
+        if mask is None:
+            raise DatasetError(f"{file}: is a defective image without a mask, expected {names[0]}; "
+                               "copy the data set again")
         return Sample(1, kind, str(file), image_source=file, mask_source=mask)
 
 
@@ -98,7 +115,7 @@ class BTAD:
         self.validation: list[Sample] = []
         masks: dict[str, list[Path]] = {}
         for mask in images_in(self.folder / "ground_truth/ko"):
-            masks.setdefault(mask.stem, []).append(mask)
+            masks.setdefault(bare_stem(mask), []).append(mask)
         self.test = [
             Sample(1, "ko", str(f), image_source=f, mask_source=_btad_mask(f, masks))
             for f in images_in(self.folder / "test/ko")
@@ -184,14 +201,17 @@ class ImageFolder:
     train : path
         A folder of images of good parts, searched to the bottom.
     test : path, optional
-        A folder of images to be judged. Either it has subfolders (``good`` or ``ok`` holds normal images, any other is
-        the name of a defect), or it is flat; then its images are unlabelled: label 0 and kind "unlabelled", by
-        convention and not by knowledge.
+        A folder of images to be judged. Either it has subfolders (``good``, ``ok``, ``normal``, ``defect-free`` and
+        the like, see NORMAL_NAMES, hold normal images, any other is the name of a defect; there need not be a normal
+        one), or it is flat; then its images have no ground truth: label None and kind "unlabelled".
     masks : path, optional
         A folder with the subfolders of `test`; the mask of ``hole/12.jpg`` is ``hole/12.png`` or ``hole/12_mask.png``
         (any image type). An anomalous image without one has mask None.
     max_value : float, optional
         See `read_image`.
+    group : str or callable, optional
+        Names the part that an image shows, so that images of one part stay together: a regular expression searched in
+        the path below `train` or `test`, or a function of the path. See `adlib.folders.group_names`.
 
     Attributes
     ----------
@@ -201,8 +221,8 @@ class ImageFolder:
     Raises
     ------
     DatasetError
-        Where a folder is missing or empty, where `test` mixes images and subfolders, and where no mask belongs to any
-        image.
+        Where a folder is missing or empty, where `test` mixes images and subfolders, where no mask belongs to any
+        image or several to one, and where `group` names no part.
     """
 
     def __init__(
@@ -212,12 +232,21 @@ class ImageFolder:
         masks: str | Path | None = None,
         *,
         max_value: float | None = None,
+        group: str | re.Pattern[str] | Callable[[Path], object] | None = None,
     ) -> None:
-        self.train = [Sample(0, "good", str(f), image_source=f, max_value=max_value) for f in image_files(train)]
+        if not (group is None or isinstance(group, (str, re.Pattern)) or callable(group)):
+            raise DatasetError(f"group is of type {type(group).__name__}, expected a regular expression or a function "
+                               "of the path, which train and test share")
+        files, skipped = list_images(train)
+        warn_of_skipped(Path(train), skipped, 3)
+        self.train = [Sample(0, "good", str(f), part, image_source=f, max_value=max_value)
+                      for f, part in zip(files, group_names(files, group, train), strict=True)]
         self.validation: list[Sample] = []
         self.test: list[Sample] = []
         if test is not None:
-            self.test = _own_test(Path(test), None if masks is None else Path(masks), max_value)
+            unnamed = _own_test(Path(test), None if masks is None else Path(masks), max_value)
+            parts = group_names([s.path for s in unnamed], group, test)
+            self.test = [replace(s, group=part) for s, part in zip(unnamed, parts, strict=True)]
         elif masks is not None:
             raise DatasetError(f"{masks}: masks without test images, expected both; pass test as well")
 
@@ -227,7 +256,7 @@ class ImageFolder:
 
 
 def _btad_mask(image: Path, masks: dict[str, list[Path]]) -> Path:
-    found = masks.get(image.stem, [])
+    found = masks.get(bare_stem(image), [])
     if len(found) != 1:
         folder = image.parents[2] / "ground_truth" / "ko"
         raise DatasetError(f"{image}: has {some_names(f.name for f in found) or 'no mask'}, expected one mask "
@@ -236,19 +265,21 @@ def _btad_mask(image: Path, masks: dict[str, list[Path]]) -> Path:
 
 
 def _own_test(test: Path, masks: Path | None, max_value: float | None) -> list[Sample]:
-    files = image_files(test)
-    flat = [f for f in files if f.parent == test]
+    files, skipped = list_images(test)
+    warn_of_skipped(test, skipped, 4)
+    flat = [f for f in files if f.parent == test and not f.is_dir()]  # a folder here is one that may not be read
     if flat and len(flat) < len(files):
         raise DatasetError(f"{test}: holds images ({flat[0].name}) beside folders of images, expected one or the "
                            "other; move the images into a folder named good or after their defect")
     if flat and masks is not None:
         raise DatasetError(f"{test}: has masks but no subfolders, expected good and one folder per defect; "
                            "sort the images into these")
+    by_stem = {} if masks is None else _masks_by_stem(masks)
     samples = []
     for file in files:
         kind = "unlabelled" if flat else file.relative_to(test).parts[0]
-        label = int(not flat and kind.lower() not in NORMAL_NAMES)
-        mask = _own_mask(masks / file.relative_to(test)) if masks is not None and label else None
+        label = None if flat else int(not is_normal(kind))
+        mask = _own_mask(file, file.relative_to(test), by_stem) if label else None
         samples.append(Sample(label, kind, str(file), image_source=file, mask_source=mask, max_value=max_value))
     anomalous = [sample for sample in samples if sample.label]
     if masks is not None and anomalous and all(sample.mask_source is None for sample in anomalous):
@@ -258,11 +289,21 @@ def _own_test(test: Path, masks: Path | None, max_value: float | None) -> list[S
     return samples
 
 
-def _own_mask(image: Path) -> Path | None:
-    for stem in (image.stem, f"{image.stem}_mask"):
-        for extension in (*IMAGE_EXTENSIONS, *(e.upper() for e in IMAGE_EXTENSIONS)):
-            if (mask := image.with_name(stem + extension)).is_file():
-                return mask
+def _masks_by_stem(folder: Path) -> dict[Path, list[Path]]:
+    found: dict[Path, list[Path]] = {}
+    for mask in list_images(folder)[0]:
+        found.setdefault(mask.relative_to(folder).with_name(bare_stem(mask)), []).append(mask)
+    return found
+
+
+def _own_mask(image: Path, below: Path, by_stem: dict[Path, list[Path]]) -> Path | None:
+    for name in (bare_stem(below), f"{bare_stem(below)}_mask"):
+        found = by_stem.get(below.with_name(name), [])
+        if len(found) > 1:
+            raise DatasetError(f"{image}: has the masks {some_names(map(str, found))}, expected one; "
+                               "remove those that do not belong to it")
+        if found:
+            return found[0]
     return None
 
 
@@ -282,19 +323,41 @@ def _frame_number(file: Path) -> int:
     return int(match[1])
 
 
+def is_normal(kind: str) -> bool:
+    """Whether a folder's name says that it holds normal images: one of NORMAL_NAMES."""
+    return re.sub(r"[-_\s]", "", kind).casefold() in NORMAL_NAMES
+
+
+def require_good(folder: Path, kinds: list[str]) -> None:
+    """Raise DatasetError where the kinds of test images lack "good": nothing could be measured without it."""
+    if "good" not in kinds:
+        other = next((kind for kind in kinds if is_normal(kind)), None)
+        advice = f"call {other} so" if other else "copy it, or use ImageFolder for images of your own"
+        raise DatasetError(f"{folder}: has no folder good with normal images, expected one; found {some_names(kinds)}; "
+                           f"{advice}")
+
+
 def images_in(folder: Path) -> list[Path]:
-    """The image files directly in a folder, sorted; never none."""
-    entries = sorted(f for f in folder.iterdir() if f.is_file() and not f.name.startswith("."))
-    images = [f for f in entries if f.suffix.lower() in IMAGE_EXTENSIONS]
+    """The pictures directly in a folder, sorted; never none."""
+    entries = [f for f in _contents(folder) if not os.path.isdir(f)]
+    images = [f for f in entries if is_picture(f)]
     if not images:
-        raise DatasetError(f"{folder}: holds no image, expected files ending in {', '.join(IMAGE_EXTENSIONS)}; "
+        raise DatasetError(f"{folder}: holds no image, expected files ending in {USUAL_ENDINGS}; "
                            f"found {some_names(f.name for f in entries) or 'no files'}")
     return images
 
 
 def folder_names(folder: Path) -> list[str]:
     """The folders directly in a folder, sorted; hidden ones are passed over."""
-    return sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
+    return [f.name for f in _contents(folder) if os.path.isdir(f)]
+
+
+def _contents(folder: Path) -> list[Path]:
+    try:
+        return sorted(f for f in folder.iterdir() if not f.name.startswith("."))
+    except OSError as error:
+        raise DatasetError(f"{folder}: may not be read ({error}), expected a readable folder; "
+                           "check its permissions") from error
 
 
 def category_folder(root: Path, category: str, parts: tuple[str, ...], loader: str) -> Path:

@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adlib.datasets.folder import category_folder, folder_names, images_in
+from adlib.datasets.folder import category_folder, folder_names, images_in, require_good
+from adlib.folders import DatasetError, bare_stem, some_names
 from adlib.images import ImageError, read_mask, read_size, read_values
-from adlib.samples import DatasetError, Region, Sample, some_names
+from adlib.samples import Region, Sample
 
 LOGICAL, STRUCTURAL = "logical_anomalies", "structural_anomalies"
+MAX_CONFIG = 1_000_000  # bytes; the published ones have some thousand
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class MVTecLOCO:
         if not kinds or not set(kinds) <= {"good", LOGICAL, STRUCTURAL}:
             raise DatasetError(f"{self.folder / 'test'}: holds {some_names(kinds) or 'no folder'}, expected good, "
                                f"{LOGICAL} and {STRUCTURAL}; use MVTecAD for other kinds, or ImageFolder")
+        require_good(self.folder / "test", kinds)
         self.test = [self._test_sample(kind, f) for kind in kinds for f in images_in(self.folder / "test" / kind)]
 
     def split(self) -> tuple[list[Sample], list[Sample]]:
@@ -110,6 +113,8 @@ class MVTecLOCO:
         if kind == "good":
             return Sample(0, kind, str(file), image_source=file)
         folder = self.folder / "ground_truth" / kind / file.stem
+        if not folder.is_dir() and (bare := folder.with_name(bare_stem(file))).is_dir():
+            folder = bare
         if not folder.is_dir():
             raise DatasetError(f"{file}: is an anomalous image without masks, expected a folder {folder} that holds "
                                "000.png and so on; copy the data set again")
@@ -148,7 +153,7 @@ def _read_mask(image: Path, file: Path) -> Tensor:
 
 def _grey_value(file: Path) -> int:
     """The one value above 0 in a mask."""
-    values = read_values(file, None)[0].to(torch.int64)
+    values = read_values(file, None, exact=True)[0].to(torch.int64)
     found = [v for v in torch.unique(values).tolist() if v > 0]
     coloured = bool((values != values[:1]).any())
     if coloured or len(found) != 1:
@@ -163,10 +168,14 @@ def _read_config(file: Path) -> dict[int, DefectType]:
     if not file.is_file():
         raise DatasetError(f"{file}: does not exist, expected MVTec LOCO's list of defects and their grey values; "
                            "copy it beside train and test")
+    if file.stat().st_size > MAX_CONFIG:
+        raise DatasetError(f"{file}: has {file.stat().st_size:,} bytes, expected a list of defects with at most "
+                           f"{MAX_CONFIG:,}; copy it again")
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))
         defects = [_defect_type(entry) for entry in entries]
-    except (ValueError, KeyError, TypeError) as error:  # no JSON, a key is missing, another type
+    except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
+        # No JSON, a key is missing, another type, lists in lists without end, or a file that may not be read.
         raise DatasetError(f"{file}: cannot be used ({type(error).__name__}: {error}), expected a list of entries "
                            "with defect_name, pixel_value, saturation_threshold and relative_saturation; "
                            "copy it again") from error

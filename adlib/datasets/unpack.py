@@ -11,7 +11,7 @@ from pathlib import Path, PureWindowsPath
 
 from tqdm.auto import tqdm
 
-from adlib.samples import DatasetError
+from adlib.folders import DatasetError
 
 BROKEN = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError, RuntimeError, ValueError)
 

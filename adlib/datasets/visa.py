@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import torch
 
+from adlib.folders import DatasetError, some_names
 from adlib.images import read_values
-from adlib.samples import DatasetError, Region, Sample, some_names
+from adlib.samples import Region, Sample
 
 SPLITS = ("1cls", "2cls_highshot", "2cls_fewshot")
 COLUMNS = ["object", "split", "label", "image", "mask"]
@@ -88,8 +90,13 @@ def _rows(file: Path) -> Iterator[dict[str, str]]:
     if not file.is_file():
         raise DatasetError(f"{file}: does not exist, expected a split file of VisA; it comes with the archive, and "
                            "with the repository amazon-science/spot-diff, under split_csv/")
-    with file.open(newline="", encoding="utf-8") as lines:
-        reader = csv.DictReader(lines)
+    try:
+        text = file.read_text(encoding="utf-8-sig")  # some spreadsheets put a mark first
+    except (ValueError, OSError) as error:
+        raise DatasetError(f"{file}: cannot be read as text in UTF-8 ({error}), expected VisA's split file; "
+                           "copy the file again, or save it as UTF-8") from error
+    reader = csv.DictReader(io.StringIO(text))
+    try:
         if reader.fieldnames != COLUMNS:
             raise DatasetError(f"{file}: has the columns {some_names(reader.fieldnames or [])}, expected "
                                f"{', '.join(COLUMNS)}; copy the file again")
@@ -99,11 +106,18 @@ def _rows(file: Path) -> Iterator[dict[str, str]]:
                 raise DatasetError(f"{file}, line {reader.line_num}: found {some_names(str(v) for v in row.values())}, "
                                    "expected train or test, normal or anomaly, an image, and a mask for an anomaly; "
                                    "copy the file again")
+            for path in (row["image"], row["mask"] or ""):
+                if PureWindowsPath(path).anchor or ".." in PureWindowsPath(path).parts or "\0" in path:
+                    raise DatasetError(f"{file}, line {reader.line_num}: the path {path!r} leads out of the data set, "
+                                       "expected one below its root; copy the file again")
             yield row
+    except csv.Error as error:
+        raise DatasetError(f"{file}, after line {reader.line_num}: is no CSV ({error}), expected VisA's split file; "
+                           "copy the file again") from error
 
 
 def _regions(file: Path) -> tuple[Region, ...]:
     """One region for each value of the mask but 0; it counts in full, so its saturation is its area."""
-    values = read_values(file, None)[0].to(torch.int64).amax(0)  # (H, W)
+    values = read_values(file, None, exact=True)[0].to(torch.int64).amax(0)  # (H, W)
     parts = [(value, values == value) for value in torch.unique(values).tolist() if value]
     return tuple(Region(part, int(part.sum()), str(value)) for value, part in parts)

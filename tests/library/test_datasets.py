@@ -182,7 +182,8 @@ def test_image_folder_flat_and_mixed(tmp_path: Path) -> None:
     save(tmp_path / "train/a.png")
     save(tmp_path / "test/1.png")
     data = ImageFolder(tmp_path / "train", tmp_path / "test")
-    assert [(s.label, s.kind) for s in data.test] == [(0, "unlabelled")]
+    assert [(s.label, s.kind) for s in data.test] == [(None, "unlabelled")]
+    assert data.test[0].mask is None and data.test[0].regions == ()
     assert ImageFolder(tmp_path / "train").test == []
     save(tmp_path / "test/hole/1.png")
     with pytest.raises(DatasetError, match=r"holds images \(1\.png\) beside folders"):
@@ -191,6 +192,72 @@ def test_image_folder_flat_and_mixed(tmp_path: Path) -> None:
     (tmp_path / "empty/notes.txt").write_text("none")
     with pytest.raises(DatasetError, match=r"holds no image, expected files ending in .*\.png.*found notes\.txt"):
         ImageFolder(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("kind", [
+    "good", "OK", "Normal", "nominal", "defect_free", "defect-free", "Defect Free", "no_defect", "non-defective",
+    "pass", "passed", "fine", "gut", "正常", "良品",
+])
+def test_image_folder_understands_the_usual_names_of_normal(tmp_path: Path, kind: str) -> None:
+    for name in ("train/a.png", f"test/{kind}/1.png", "test/abnormal/1.png", "test/not ok/1.png"):
+        save(tmp_path / name)
+    found = {s.kind: s.label for s in ImageFolder(tmp_path / "train", tmp_path / "test").test}
+    assert found == {kind: 0, "abnormal": 1, "not ok": 1}
+
+
+def test_image_folder_needs_no_normal_test_images(tmp_path: Path) -> None:
+    save(tmp_path / "train/a.png")
+    save(tmp_path / "test/hole/1.png")
+    assert [s.label for s in ImageFolder(tmp_path / "train", tmp_path / "test").test] == [1]
+
+
+def test_image_folder_names_the_part_of_each_image(tmp_path: Path) -> None:
+    for name in ("train/mon/p1_0.png", "train/mon/p1_1.png", "train/tue/p2_0.png", "test/good/p3_0.png"):
+        save(tmp_path / name)
+    folders = (tmp_path / "train", tmp_path / "test")
+    for group in (r"(p\d)_", lambda path: path.stem.split("_")[0]):
+        data = ImageFolder(*folders, group=group)
+        assert [s.group for s in data.train] == ["p1", "p1", "p2"] and [s.group for s in data.test] == ["p3"]
+    assert [s.group for s in ImageFolder(*folders, group="^[^/]+").train] == ["mon", "mon", "tue"]  # below the folder
+    assert {s.group for s in ImageFolder(*folders).train} == {None}
+    with pytest.raises(DatasetError, match=r"p3_0\.png: group = 'p\[12\]' is not found"):
+        ImageFolder(*folders, group="p[12]")
+    with pytest.raises(DatasetError, match="group is of type list"):
+        ImageFolder(*folders, group=["p1"])  # type: ignore[arg-type]
+
+
+def test_doubled_endings_and_doubled_masks(tmp_path: Path, mvtec: Path) -> None:
+    for name in ("train/a.png.png", "test/hole/1.png.png", "test/hole/2.jpg", "test/good/1.png"):
+        save(tmp_path / name)
+    for name in ("masks/hole/1.png", "masks/hole/2_mask.png.png"):
+        save(tmp_path / name, 255)
+    folders = [tmp_path / name for name in ("train", "test", "masks")]
+    assert [s.mask is not None and bool(s.mask.any()) for s in ImageFolder(*folders).test] == [False, True, True]
+    save(tmp_path / "masks/hole/1.bmp")
+    with pytest.raises(DatasetError, match=r"1\.png\.png: has the masks .*1\.bmp, .*1\.png, expected one"):
+        ImageFolder(*folders)
+    (file := mvtec / "bottle/test/contamination/001.png").rename(file.with_name("001.png.png"))
+    assert sum(s.mask is not None and bool(s.mask.any()) for s in MVTecAD(mvtec, "bottle").test) == 4
+
+
+def test_mvtec_without_good_test_images_is_refused(mvtec: Path) -> None:
+    (mvtec / "bottle/test/good").rename(mvtec / "bottle/test/ok")
+    with pytest.raises(DatasetError, match="no folder good.*found broken_large, contamination, ok; call ok so"):
+        MVTecAD(mvtec, "bottle")
+    shutil.rmtree(mvtec / "bottle/test/ok")
+    with pytest.raises(DatasetError, match="no folder good.*found broken_large, contamination; copy it"):
+        MVTecAD(mvtec, "bottle")
+
+
+def test_every_ending_counts_in_a_data_set_too(mvtec: Path) -> None:
+    for name in ("a.JFIF", "b.heic", "c.nef"):
+        (mvtec / "bottle/train/good" / name).write_bytes(b"x")
+    (mvtec / "bottle/train/good/d.png").symlink_to("nowhere")
+    broken = MVTecAD(mvtec, "bottle").train[3:]
+    assert [Path(s.path).name for s in broken] == ["a.JFIF", "b.heic", "c.nef", "d.png"]
+    for sample in broken:
+        with pytest.raises(ImageError, match=Path(sample.path).name):
+            _ = sample.image
 
 
 def test_image_folder_passes_max_value_on(tmp_path: Path) -> None:
@@ -202,7 +269,8 @@ def test_image_folder_passes_max_value_on(tmp_path: Path) -> None:
 def test_as_samples_takes_what_users_have(tmp_path: Path) -> None:
     files = [save(tmp_path / "a.png", 10), save(tmp_path / "deep/b.png", 20)]
     (tmp_path / "notes.txt").write_text("no image")
-    assert [s.path for s in as_samples(tmp_path)] == [str(f) for f in files]
+    with pytest.warns(UserWarning, match=r"1 file\(s\) passed over.*notes\.txt"):
+        assert [s.path for s in as_samples(tmp_path)] == [str(f) for f in files]
     assert as_samples(str(files[0]))[0].image[0, 0, 0] == 10 / 255
     assert len(as_samples(files)) == 2
     batch = torch.rand(3, 3, 5, 6)
@@ -211,7 +279,7 @@ def test_as_samples_takes_what_users_have(tmp_path: Path) -> None:
     assert len(as_samples(np.zeros((2, 5, 6, 3), np.uint8))) == 2
     mixed = as_samples([Image.new("RGB", (6, 5)), np.zeros((5, 6)), batch[0], files[0]])
     assert [s.path for s in mixed] == ["image[0]", "image[1]", "image[2]", str(files[0])]
-    assert all(s.label == 0 and s.kind == "good" and not s.mask.any() for s in mixed)  # type: ignore[union-attr]
+    assert all(s.label is None and s.kind == "unlabelled" and s.mask is None for s in mixed)
     assert as_samples(mixed) == mixed and as_samples(mixed[0]) == [mixed[0]]
 
 
@@ -221,7 +289,7 @@ def test_as_samples_names_the_bad_image() -> None:
         _ = sample.image
 
 
-@pytest.mark.parametrize(("source", "said"), [([], "empty"), (3, "int"), ([3], "item 0"), (None, "NoneType")])
+@pytest.mark.parametrize(("source", "said"), [([], "empty"), (3, "int"), ([3], "item 0"), (None, "None: is no path")])
 def test_as_samples_errors(source: object, said: str) -> None:
     with pytest.raises(DatasetError, match=said):
         as_samples(source)
@@ -246,9 +314,9 @@ def test_hold_out_holds_at_least_one_group_and_leaves_one() -> None:
     assert len(rest) == len(held) == 5
     singles = [Sample(0, "good", str(i)) for i in range(30)]
     assert len(hold_out(singles, 0.1)[1]) == 3
-    with pytest.raises(DatasetError, match=r"1 group\(s\).*leaves none"):
+    with pytest.raises(DatasetError, match=r"1 part\(s\).*leaves none"):
         hold_out(grouped([5]), 0.1)
-    with pytest.raises(ValueError, match="share is 1.5"):
+    with pytest.raises(ValueError, match="held-out share is 1.5"):
         hold_out(singles, 1.5)
 
 

@@ -175,3 +175,39 @@ def test_broken_config(loco: Path, text: str) -> None:
     (loco / "defects_config.json").unlink()
     with pytest.raises(DatasetError, match=r"defects_config\.json: does not exist"):
         open_loco(loco)
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("[" * 100_000, "cannot be used .RecursionError"), ('{"a":' * 100_000, "cannot be used .RecursionError"),
+    ("[" + " " * 2_000_000 + "]", "has 2,000,002 bytes"), ("[1" + "0" * 9_000 + "]", "cannot be used"),
+    ('[{"defect_name": 3, "pixel_value": null}]', "cannot be used"),
+])
+def test_deep_and_huge_config(loco: Path, text: str, said: str) -> None:
+    (loco / "defects_config.json").write_text(text)
+    with pytest.raises(DatasetError, match=rf"defects_config\.json: {said}"):
+        open_loco(loco)
+    (loco / "defects_config.json").write_bytes(b"\xff\xfe[")
+    with pytest.raises(DatasetError, match=r"defects_config\.json: cannot be used"):
+        open_loco(loco)
+
+
+def test_without_good_test_images_it_is_refused(loco: Path) -> None:
+    (loco / "test/good").rename(loco / "good")
+    with pytest.raises(DatasetError, match="test: has no folder good.*found logical_anomalies, structural_anomalies"):
+        open_loco(loco)
+
+
+def test_lossy_masks_have_no_regions(loco: Path) -> None:
+    file = loco / "ground_truth/logical_anomalies/001/000.png"
+    Image.fromarray(draw(*MASKS["logical_anomalies/001"][0])).save(file.with_suffix(".jpg"))
+    file.unlink()
+    sample = open_loco(loco).test[2]
+    assert sample.mask is not None and sample.mask.all()  # cut at half
+    with pytest.raises(ImageError, match=r"000\.jpg: is a lossy file \(JPEG\), which does not keep exact values"):
+        _ = sample.regions
+
+
+def test_doubled_endings(loco: Path) -> None:
+    file = loco / "test/logical_anomalies/001.png"
+    file.rename(file.with_name("001.png.png"))
+    assert sum(bool(s.mask.any()) for s in open_loco(loco).test if s.mask is not None) == 3

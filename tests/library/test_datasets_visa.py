@@ -95,3 +95,37 @@ def test_a_broken_split_file(visa: Path, text: str, message: str) -> None:
     (visa / "split_csv/1cls.csv").write_text(text)
     with pytest.raises(DatasetError, match=message):
         VisA(visa, "candle")
+
+
+@pytest.mark.parametrize("path", ["../x.JPG", "candle/../../x.JPG", "/etc/x.JPG", "C:/x.JPG", "..\\x.JPG"])
+@pytest.mark.parametrize("row", ["candle,test,normal,{},\n", "candle,test,anomaly,a.JPG,{}\n"])
+def test_paths_that_lead_out_are_refused_by_name(visa: Path, path: str, row: str) -> None:
+    (visa / "split_csv/1cls.csv").write_text(HEADER + row.format(path))
+    with pytest.raises(DatasetError, match=r"1cls\.csv, line 2: the path '.*' leads out of the data set"):
+        VisA(visa, "candle")
+
+
+def test_encodings(visa: Path) -> None:
+    file = visa / "split_csv/1cls.csv"
+    file.write_text(ONE_CLASS, encoding="utf-8-sig")
+    assert len(VisA(visa, "candle").train) == 2
+    for content in (ONE_CLASS.encode("utf-16"), HEADER.encode() + b"k\xe4se,train,normal,a.JPG,\n"):
+        file.write_bytes(content)
+        with pytest.raises(DatasetError, match=r"1cls\.csv: cannot be read as text in UTF-8"):
+            VisA(visa, "candle")
+    file.write_text(HEADER + "candle,train,normal," + "x" * 200_000 + ",\n")
+    with pytest.raises(DatasetError, match=r"1cls\.csv, after line 1: is no CSV \(field larger"):
+        VisA(visa, "candle")
+
+
+def test_lossy_masks_are_refused_by_name(visa: Path) -> None:
+    """Their numbers are not those that were saved, so neither mask nor regions can be right."""
+    mask = visa / "candle/Data/Masks/Anomaly/053.png"
+    with Image.open(mask) as picture:
+        picture.save(mask.with_suffix(".jpg"), quality=95)
+    mask.unlink()
+    (visa / "split_csv/1cls.csv").write_text(ONE_CLASS.replace("053.png", "053.jpg"))
+    sample = VisA(visa, "candle").test[1]
+    for what in ("mask", "regions"):
+        with pytest.raises(ImageError, match=r"053\.jpg: is a lossy file \(JPEG\)"):
+            getattr(sample, what)

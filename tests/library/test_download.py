@@ -7,6 +7,8 @@ import io
 import os
 import re
 import stat
+import subprocess
+import sys
 import tarfile
 import threading
 import zipfile
@@ -21,7 +23,7 @@ import pytest
 from adlib.datasets.download import download, hash_files
 from adlib.datasets.sources import SOURCES, Source
 from adlib.datasets.unpack import unpack
-from adlib.samples import DatasetError
+from adlib.folders import DatasetError
 
 FILES = {"part/train/good/000.png": hashlib.shake_256().digest(300_000), "part/readme.txt": b"made for a test"}
 
@@ -161,6 +163,43 @@ def test_what_lies_in_the_way_is_not_touched(server: Any, tmp_path: Path) -> Non
     server.change(marker="part/train/good")
     check(tmp_path / "b")
     assert server.requests == 2
+
+
+KILLED = """
+import os, sys
+from importlib import import_module
+from adlib.datasets.sources import SOURCES, Source
+module = import_module("adlib.datasets.download")
+SOURCES["toy"] = Source("Toy", sys.argv[2], int(sys.argv[3]), sys.argv[4], 400_000, "part/train/good", *"abcd")
+if sys.argv[5] == "unpacking":
+    real = module.unpack
+    def unpack(*arguments):
+        real(*arguments)
+        os._exit(9)
+    module.unpack = unpack
+else:
+    import requests
+    def parts(self, chunk_size):
+        yield b"a part"
+        os._exit(9)
+    requests.models.Response.iter_content = parts
+module.download("toy", sys.argv[1], accept_licence=True)
+"""
+
+
+@pytest.mark.parametrize("place", ["fetching", "unpacking"])
+def test_what_a_kill_leaves_lies_in_one_hidden_folder_and_goes(server: Any, tmp_path: Path, place: str) -> None:
+    facts = [server.url, str(len(BODY)), hashlib.sha256(BODY).hexdigest(), place]
+    call = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), *facts], capture_output=True, text=True)
+    assert call.returncode == 9, call.stderr
+    whole = {"toy.archive"} if place == "unpacking" else set()
+    assert {f.name for f in tmp_path.iterdir()} == {".toy.unpacking"} | whole
+    assert any(f.is_file() for f in (tmp_path / ".toy.unpacking").rglob("*"))
+    requests = server.requests
+    check(tmp_path)
+    assert server.requests == requests + (place == "fetching")  # the whole archive was known by its hash
+    (tmp_path / ".toy.unpacking").mkdir()
+    check(tmp_path)  # also where nothing is to do
 
 
 def test_records_of_the_real_data_sets() -> None:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import struct
+import subprocess
+import sys
+import time
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +18,17 @@ import pytest
 import torch
 from PIL import Image
 
-from adlib import images
-from adlib.images import ImageError, read_image, read_mask, read_size, resize_image, resize_mask
+from adlib import images, stored
+from adlib.images import (
+    ImageError,
+    read_image,
+    read_mask,
+    read_size,
+    read_stored,
+    read_values,
+    resize_image,
+    resize_mask,
+)
 
 
 @pytest.fixture
@@ -109,13 +125,95 @@ def test_grey_palette_cmyk_and_1_bit(tmp_path: Path, colour: np.ndarray) -> None
     assert torch.equal(read_image(tmp_path / "b.png")[0], torch.from_numpy(grey > 127).float())
 
 
-def test_exif_orientation_is_applied(tmp_path: Path, colour: np.ndarray) -> None:
+TURNED = {  # what each EXIF orientation asks for
+    1: lambda x: x, 2: lambda x: x.flip(2), 3: lambda x: x.flip(1, 2), 4: lambda x: x.flip(1), 5: lambda x: x.mT,
+    6: lambda x: torch.rot90(x, -1, (1, 2)), 7: lambda x: x.mT.flip(1, 2), 8: lambda x: torch.rot90(x, 1, (1, 2)),
+}  # fmt: skip
+KINDS = [("png", {}), ("tif", {}), ("tif", {"compression": "tiff_lzw"}), ("webp", {"lossless": True}), ("jpg", {})]
+
+
+def oriented(value: int) -> Image.Exif:
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees to the right
-    Image.fromarray(colour).save(tmp_path / "a.png", exif=exif)
-    image = read_image(tmp_path / "a.png")
-    assert image.shape == (3, 17, 12) and read_size(tmp_path / "a.png") == (17, 12)
-    assert torch.equal(image, torch.rot90(expected_colour(colour), -1, (1, 2)))
+    exif[0x0112] = value
+    return exif
+
+
+@pytest.mark.parametrize("orientation", TURNED)
+@pytest.mark.parametrize(("extension", "options"), KINDS)
+def test_every_exif_orientation_is_applied(tmp_path: Path, colour: np.ndarray, extension: str, options: dict,
+                                           orientation: int) -> None:
+    Image.fromarray(colour).save(tmp_path / f"plain.{extension}", **options)
+    file = tmp_path / f"a.{extension}"
+    Image.fromarray(colour).save(file, exif=oriented(orientation), **options)
+    expected = TURNED[orientation](read_image(tmp_path / f"plain.{extension}"))
+    with Image.open(file) as picture:  # as PIL image: not loaded, loaded, and read twice
+        assert read_size(picture) == expected.shape[1:]
+        assert torch.equal(read_image(picture), expected) and torch.equal(read_image(picture), expected)
+        assert read_size(picture) == expected.shape[1:]
+    assert torch.equal(read_image(file), expected) and read_size(file) == expected.shape[1:]
+    mask = np.zeros((12, 17), np.uint8)
+    mask[1:4, 2:11] = 255
+    Image.fromarray(mask).save(file, exif=oriented(orientation), **options)
+    assert torch.equal(read_mask(file), TURNED[orientation](torch.from_numpy(mask > 0)[None])[0])
+
+
+def test_orientation_behind_the_pixels_of_a_png(tmp_path: Path, colour: np.ndarray, monkeypatch: object) -> None:
+    file = tmp_path / "a.png"
+    Image.fromarray(colour).save(file)
+    body = b"MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"
+    chunk = struct.pack(">I", len(body)) + b"eXIf" + body + struct.pack(">I", zlib.crc32(b"eXIf" + body))
+    whole = file.read_bytes()
+    assert read_size(file) == (12, 17)
+    file.write_bytes(whole[:-12] + chunk + whole[-12:])
+    assert read_size(file) == (17, 12) and torch.equal(read_image(file), TURNED[6](expected_colour(colour)))
+
+
+@pytest.mark.parametrize(("extension", "options"), KINDS)
+def test_read_size_reads_the_header_only(tmp_path: Path, colour: np.ndarray, extension: str, options: dict,
+                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(colour).save(tmp_path / f"a.{extension}", **options)
+    with Image.open(tmp_path / f"a.{extension}") as picture:
+        monkeypatch.setattr(type(picture), "load", lambda self: pytest.fail("the pixels were read"))
+    assert read_size(tmp_path / f"a.{extension}") == (12, 17)
+
+
+@pytest.mark.parametrize("extension", ["jpg", "png", "tif", "webp"])
+def test_broken_exif_raises_one_type_of_error(tmp_path: Path, colour: np.ndarray, extension: str) -> None:
+    """Bytes of the EXIF block are changed at random: size and image agree, or both are refused."""
+    rng = np.random.default_rng(0)
+    file = tmp_path / f"a.{extension}"
+    Image.fromarray(colour).save(file, exif=oriented(6))
+    whole = file.read_bytes()
+    start = 0 if extension == "tif" else max(whole.find(b"Exif"), whole.find(b"eXIf"), whole.find(b"EXIF"))
+    refused = 0
+    for _ in range(150):
+        broken = bytearray(whole)
+        for place in rng.integers(start, min(start + 60, len(whole)), 3):
+            broken[place] = rng.integers(256)
+        file.write_bytes(broken)
+        found = []
+        for read in (read_size, lambda path: tuple(read_image(path).shape[1:])):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                try:
+                    found.append(read(file))
+                except ImageError as error:
+                    assert f"a.{extension}: " in str(error)
+        refused += len(found) < 2
+        assert len(set(found)) <= 1
+    assert refused > 0
+
+
+def test_exif_that_is_no_exif(tmp_path: Path, colour: np.ndarray) -> None:
+    for extension, exif in (("jpg", b"Exif\0\0XX*\0\x08\0\0\0"), ("png", b"Exif\0\0nonsense"), ("webp", b"Exif\0\0no")):
+        Image.fromarray(colour).save(tmp_path / f"a.{extension}", exif=exif)
+        for read in (read_size, read_image):
+            with pytest.raises(ImageError, match=rf"a\.{extension}: its EXIF data"):
+                read(tmp_path / f"a.{extension}")
+        with Image.open(tmp_path / f"a.{extension}") as picture:
+            for _ in range(2):
+                with pytest.raises(ImageError, match="its EXIF data"):
+                    read_image(picture)
 
 
 @pytest.mark.parametrize("extension", ["bmp", "jpg", "pgm", "png", "tif", "webp"])
@@ -163,9 +261,9 @@ def test_absurd_size_is_refused_from_the_header(tmp_path: Path, side: int) -> No
 
 def test_size_limit_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("L", (10, 10)).save(tmp_path / "a.png")
-    monkeypatch.setattr(images, "MAX_PIXELS", 100)
+    monkeypatch.setattr(stored, "MAX_PIXELS", 100)
     assert read_image(tmp_path / "a.png").shape == (3, 10, 10)
-    monkeypatch.setattr(images, "MAX_PIXELS", 99)
+    monkeypatch.setattr(stored, "MAX_PIXELS", 99)
     with pytest.raises(ImageError, match="10 × 10 = 100 pixels"):
         read_image(tmp_path / "a.png")
 
@@ -217,6 +315,264 @@ def test_mask_is_true_above_zero(tmp_path: Path) -> None:
     only_blue = np.zeros((2, 2, 3), np.uint8)
     only_blue[0, 0, 2] = 1
     assert read_mask(only_blue).sum() == 1
+
+
+def square(value: int = 255, background: int = 0) -> np.ndarray:
+    mask = np.full((60, 60), background, np.uint8)
+    mask[20:33, 17:30] = value
+    return mask
+
+
+LOSSY = [("jpg", {"quality": 90}), ("jpg", {"quality": 75}), ("jfif", {"quality": 75}), ("jpe", {}), ("webp", {}),
+         ("avif", {}), ("jp2", {"irreversible": True, "quality_mode": "rates", "quality_layers": [8]}),
+         ("tif", {"compression": "jpeg"})]  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize(("extension", "options"), LOSSY)
+def test_lossy_masks_are_cut_at_half(tmp_path: Path, extension: str, options: dict, mode: str) -> None:
+    file = tmp_path / f"m.{extension}"
+    Image.fromarray(square()).convert(mode).save(file, **options)
+    with Image.open(file) as picture:
+        for source in (file, picture):
+            assert torch.equal(read_mask(source), torch.from_numpy(square() > 0))
+    assert int(read_mask(file).sum()) == 169
+    Image.new(mode, (60, 60)).save(file, **options)
+    assert not read_mask(file).any()
+    Image.fromarray(square(9)).convert(mode).save(file, **options)
+    with pytest.raises(ImageError, match=rf"m\.{extension}: is a lossy file .*none of half .*save the mask as PNG"):
+        read_mask(file)
+    with pytest.raises(ImageError, match=rf"m\.{extension}: is a lossy file .*exact values"):
+        read_values(file, None, exact=True)
+
+
+@pytest.mark.parametrize(("extension", "options"), [
+    ("png", {}), ("bmp", {}), ("tif", {}), ("tif", {"compression": "tiff_lzw"}), ("gif", {}), ("tga", {}), ("pgm", {}),
+    ("webp", {"lossless": True}), ("webp", {"lossless": True, "exif": b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0"}),
+])
+def test_lossless_masks_stay_exact(tmp_path: Path, extension: str, options: dict) -> None:
+    for value in (1, 9, 128, 255):
+        Image.fromarray(square(value)).save(tmp_path / f"m.{extension}", **options)
+        assert torch.equal(read_mask(tmp_path / f"m.{extension}"), torch.from_numpy(square() > 0))
+        assert set(read_values(tmp_path / f"m.{extension}", None, exact=True)[0].unique().tolist()) == {0, value}
+
+
+SOURCES = {
+    "L": lambda rng: Image.fromarray(rng.integers(0, 256, (37, 50), dtype=np.uint8)),
+    "RGB": lambda rng: Image.fromarray(rng.integers(0, 256, (37, 50, 3), dtype=np.uint8)),
+    "RGBA": lambda rng: Image.fromarray(rng.integers(0, 256, (37, 50, 4), dtype=np.uint8)),
+    "P": lambda rng: Image.fromarray(rng.integers(0, 256, (37, 50, 3), dtype=np.uint8)).quantize(16),
+    "1": lambda rng: Image.fromarray(rng.integers(0, 2, (37, 50)) > 0),
+    "I;16": lambda rng: Image.fromarray(rng.integers(0, 65536, (37, 50)).astype(np.uint16)),
+    "F": lambda rng: Image.fromarray(rng.random((37, 50), np.float32)),
+    "uint8": lambda rng: rng.integers(0, 256, (37, 50, 3), dtype=np.uint8),
+    "float64": lambda rng: rng.random((37, 50, 3)),
+    "tensor": lambda rng: torch.from_numpy(rng.random((3, 37, 50), np.float32)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_reading_at_a_size_is_reading_and_resizing(kind: str) -> None:
+    source = SOURCES[kind](np.random.default_rng(0))
+    whole = read_image(source)
+    for size in ((37, 50), (16, 16), (74, 100), (20, 90), (1, 1), (37, 16)):
+        small = read_image(source, size=size)
+        assert small.is_contiguous() and torch.equal(small, resize_image(whole, size))
+
+
+@pytest.mark.parametrize(("kind", "expected"), [
+    ("L", "uint8"), ("RGB", "uint8"), ("P", "uint8"), ("1", "bool"), ("I;16", "uint16"), ("F", "float"),
+    ("float64", "float"), ("tensor", "float"),
+])
+def test_the_stored_type_and_the_largest_value_are_told(kind: str, expected: str) -> None:
+    source = SOURCES[kind](np.random.default_rng(0))
+    image, size, found, maximum, largest = read_stored(source, size=(9, 9))
+    assert found == expected and image.shape == (3, 9, 9) and size == read_size(source)
+    assert maximum == {"uint8": 255, "uint16": 65535}.get(expected, 1)
+    assert largest == pytest.approx(read_values(source, None)[0].to(torch.float64).max().item())
+    assert read_stored(np.full((2, 2), 7, np.int32), max_value=9)[1:] == ((2, 2), "int32", 9, 7)
+
+
+def test_a_maximum_for_each_type() -> None:
+    half = np.full((4, 4), 2048, np.uint16)
+    assert read_stored(half, maxima={"uint16": 4096, "uint8": 1}).image.unique().item() == 0.5
+    assert read_stored(half, maxima={"uint16": 4096}, max_value=8192).image.unique().item() == 0.25
+    assert read_stored(half, maxima={"uint8": 255}).maximum == 65535
+
+
+def test_blue_green_red_arrays(colour: np.ndarray, tmp_path: Path) -> None:
+    expected = expected_colour(colour)
+    turned = np.ascontiguousarray(colour[..., ::-1])
+    alpha = np.zeros((12, 17, 1), np.uint8)
+    for source in (turned, np.dstack([turned, alpha]), colour[..., ::-1], torch.from_numpy(turned).permute(2, 0, 1)):
+        assert torch.equal(read_image(source, color="bgr"), expected)
+    Image.fromarray(colour).save(tmp_path / "a.png")
+    for source in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(colour)):
+        assert torch.equal(read_image(source, color="bgr"), expected)  # files know their order
+    assert torch.equal(read_image(colour[..., 0], color="bgr"), read_image(colour[..., 0]))
+    with pytest.raises(ValueError, match="color is 'gbr', expected 'rgb' or 'bgr'"):
+        read_image(colour, color="gbr")
+
+
+def test_floats_outside_by_rounding_are_clamped() -> None:
+    for value, dtype in ((1.0000001, torch.float32), (1 + 1e-9, torch.float64), (1.001, torch.float16),
+                         (1.0078125, torch.bfloat16), (-1e-8, torch.float32)):
+        image = read_image(torch.full((4, 4), value, dtype=dtype))
+        assert 0 <= image.min() and image.max() <= 1
+    assert read_image(np.full((4, 4), 255.00001, np.float32), max_value=255).max() == 1
+    for value, said in ((1.00001, "1.00001, expected 0 to 1"), (1.0000021, r"1\.0000021, expected 0 to 1")):
+        with pytest.raises(ImageError, match=said):
+            read_image(np.full((4, 4), value))
+    with pytest.raises(ImageError, match="to 4096, expected 0 to 4095"):
+        read_image(np.full((4, 4), 4096, np.uint16), max_value=4095)  # integers are not rounded
+
+
+def test_a_tensor_of_the_caller_is_not_changed() -> None:
+    for source in (torch.rand(3, 5, 6), np.random.default_rng(0).random((5, 6, 3), np.float32) * 7):
+        before = source.clone() if isinstance(source, torch.Tensor) else source.copy()
+        read_image(source, max_value=8.0)
+        assert (before == source).all()
+
+
+def test_pipes_sockets_devices_and_links_are_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "null.png").symlink_to("/dev/null")
+    (tmp_path / "broken.png").symlink_to("nowhere.png")
+    (tmp_path / "itself.png").symlink_to("itself.png")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(tmp_path / "s.png"))
+        for name, said in (("pipe", "is no regular file"), ("null", "is no regular file"), ("s", "is no regular file"),
+                           ("broken", r"is a link to nowhere\.png, which does not exist"),
+                           ("itself", "cannot be looked up")):
+            for read in (read_image, read_mask, read_size):
+                with pytest.raises(ImageError, match=rf"{name}\.png: {said}"):
+                    read(tmp_path / f"{name}.png")
+
+
+def test_what_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+
+    def refuse(path: object, *args: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(stored.os, "scandir", refuse)
+    with pytest.raises(ImageError, match="is a folder that may not be read, so what is in it is not inspected"):
+        read_image(tmp_path)
+    monkeypatch.setattr(images.Image, "open", refuse)
+    with pytest.raises(ImageError, match=r"a\.png: may not be read"):
+        read_image(tmp_path / "a.png")
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(ImageError, match=r"a\.png: cannot be looked up"):
+        read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("extension", ["jfif", "jpe", "jp2", "j2k", "avif", "tga", "pnm", "gif", "dib", "qoi", "pcx"])
+def test_more_endings_are_read(tmp_path: Path, extension: str) -> None:
+    file = tmp_path / f"a.{extension.upper()}"
+    Image.new("RGB", (20, 30), (200, 100, 50)).save(file)
+    expected = torch.tensor([200, 100, 50])[:, None, None].expand(3, 30, 20) / 255
+    torch.testing.assert_close(read_image(file), expected, atol=0.02, rtol=0)
+    assert read_size(file) == (30, 20) and file.suffix.lower() in images.IMAGE_EXTENSIONS
+    Image.fromarray(square() > 0).save(tmp_path / "b.pbm")
+    assert int(read_mask(tmp_path / "b.pbm").sum()) == 169
+
+
+@pytest.mark.parametrize("extension", images.IMAGE_EXTENSIONS)
+def test_every_ending_fails_by_name_when_it_holds_nonsense(tmp_path: Path, extension: str) -> None:
+    file = tmp_path / f"a{extension}"
+    rng = np.random.default_rng(0)
+    for content in (b"nonsense", rng.bytes(5000), b"\0" * 700, b"II*\0\x08\0\0\0" + rng.bytes(300)):
+        file.write_bytes(content)
+        for read in (read_image, read_mask, read_size):
+            with warnings.catch_warnings(), pytest.raises(ImageError, match=rf"a\{extension}: .*(convert|copy|save)"):
+                warnings.simplefilter("ignore")
+                read(file)
+
+
+@pytest.mark.parametrize(("extension", "said"), [
+    ("heic", "install pillow-heif"), ("HEIF", "install pillow-heif"), ("dng", "raw file of a camera.*16-bit TIFF"),
+    ("NEF", "raw file"), ("cr2", "raw file"), ("jxl", "convert it to PNG or TIFF"), ("dcm", "convert it to PNG"),
+])
+def test_what_cannot_be_read_says_what_to_do(tmp_path: Path, extension: str, said: str) -> None:
+    if said.startswith("raw"):  # a TIFF inside, whose first page is a preview
+        Image.new("RGB", (16, 12)).save(tmp_path / f"a.{extension}", format="TIFF")
+    else:
+        (tmp_path / f"a.{extension}").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    with pytest.raises(ImageError, match=rf"a\.{extension}: .*{said}"):
+        read_image(tmp_path / f"a.{extension}")
+
+
+def test_whatever_a_decoder_throws_is_an_image_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    for error in (OSError, SyntaxError, struct.error, IndexError, MemoryError, ZeroDivisionError, RecursionError):
+        for place in ("PngImagePlugin.PngImageFile._open", "PngImagePlugin.PngImageFile.load"):
+            def broken(*args: object, kind: type = error) -> None:
+                raise kind("odd")
+
+            with monkeypatch.context() as patch:
+                patch.setattr(f"PIL.{place}", broken)
+                with pytest.raises(ImageError, match=r"a\.png: .*odd|a\.png: .*cannot identify"):
+                    read_image(tmp_path / "a.png")
+
+
+def test_of_an_animation_the_first_frame_is_read(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (6, 5), (value, 0, 0)) for value in (200, 100, 10)]
+    for extension in ("gif", "webp", "png", "tif"):
+        options = {"lossless": True} if extension == "webp" else {}
+        frames[0].save(tmp_path / f"a.{extension}", save_all=True, append_images=frames[1:], **options)
+        assert read_image(tmp_path / f"a.{extension}")[0, 0, 0] * 255 == 200
+
+
+def test_large_images_are_read_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once, most = [0], [0]
+    real = images._scale
+
+    def slow(plane: torch.Tensor, maximum: float, into: torch.Tensor) -> tuple[float, float]:
+        at_once[0] += 1
+        most[0] = max(most[0], at_once[0])
+        time.sleep(0.01)
+        at_once[0] -= 1
+        return real(plane, maximum, into)
+
+    monkeypatch.setattr(images, "_scale", slow)
+    sources = [np.zeros((10, 10), np.uint8), Image.new("L", (10, 10))] * 4
+    for limit, expected in ((99, 1), (100, 4)):
+        monkeypatch.setattr(stored, "LARGE_PIXELS", limit)
+        most[0] = 0
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(read_image, sources))
+        assert most[0] == 1 if expected == 1 else most[0] > 1
+    with pytest.raises(ImageError):
+        read_image(np.full((10, 10), 3.0))
+    assert read_image(sources[0]).shape == (3, 10, 10)  # the turn was given back
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read from Linux's /proc")
+def test_a_large_image_costs_what_the_docstring_says(tmp_path: Path) -> None:
+    Image.new("RGB", (6000, 5000), (200, 100, 50)).save(tmp_path / "a.png", compress_level=1)
+    code = """
+import sys
+from adlib.images import read_image
+def memory(key):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key)) * 1024
+read_image(sys.argv[1], size=(5, 5))
+for size in ((224, 224), None):
+    open("/proc/self/clear_refs", "w").write("5")
+    before = memory("VmRSS")
+    image = read_image(sys.argv[1], size=size)
+    print((memory("VmHWM") - before) / 30e6)
+    del image
+"""
+    tries = []  # a system that takes idle pages away at that moment makes `before` too small, so the peak too large
+    for _ in range(3):
+        result = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.png")], check=True, capture_output=True,
+                                text=True)
+        tries.append([float(x) for x in result.stdout.split()])  # bytes a pixel; three planes of floats are 12
+        small, whole = (min(values) for values in zip(*tries, strict=True))
+        if small < 0.9e9 / images.MAX_PIXELS + 1 and whole < 1.4e9 / images.MAX_PIXELS + 1:
+            return
+    pytest.fail(f"bytes a pixel, small and whole: {tries}")
 
 
 def test_resize_image_shrinks_without_aliasing() -> None:
