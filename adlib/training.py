@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -32,6 +35,10 @@ class Training:
     the history, so on one CPU and thread count a run that was killed gives bit for bit the result of one that
     was not. It is one safetensors file, written whole or not at all. Whatever else changes from
     step to step must be a function of `step`.
+
+    With `checkpoint`, Ctrl-C lets the present step end, writes the checkpoint and then raises KeyboardInterrupt; a
+    second Ctrl-C raises it at once, and the file stays as it was. That holds in the main thread, and where the program
+    has no handler of its own for SIGINT.
 
     Parameters
     ----------
@@ -59,6 +66,8 @@ class Training:
     ------
     ValueError
         For a checkpoint that is damaged or of other settings.
+    KeyboardInterrupt
+        At a step's end, after Ctrl-C; says how far the run is and that the checkpoint is written.
     """
 
     def __init__(
@@ -91,7 +100,8 @@ class Training:
     def __iter__(self) -> Iterator[int]:
         """The steps that are still to do; the checkpoint is written between two of them."""
         saved = time.monotonic()
-        with tqdm(total=self.steps, initial=self.step, desc=self.name, leave=False) as bar:
+        bar = tqdm(total=self.steps, initial=self.step, desc=self.name, leave=False)
+        with bar, _noted_interrupts(self.checkpoint is not None) as noted:
             while self.step < self.steps:
                 factor = 1.0 if self.schedule is None else self.schedule(self.step)
                 for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
@@ -100,9 +110,12 @@ class Training:
                 self.step += 1
                 bar.update()
                 done = self.step == self.steps
-                if self.checkpoint is not None and (done or time.monotonic() - saved >= self.save_every):
+                if self.checkpoint is not None and (done or noted or time.monotonic() - saved >= self.save_every):
                     self._save(self.checkpoint)
                     saved = time.monotonic()
+                if noted:
+                    raise KeyboardInterrupt(f"{self.name}: interrupted after {self.step} of {self.steps} steps; "
+                                            f"{self.checkpoint} is written, and the same call goes on from there")
 
     def update(self, loss: Tensor, **others: Tensor) -> None:
         """One step of the optimiser down the gradient of `loss`.
@@ -148,14 +161,17 @@ class Training:
         about, tensors = read_tensors(path)
         if about.get("method") != "Training" or about.get("format") != 1:
             raise ValueError(f"{path}: is no checkpoint of a training, expected one; choose another file")
-        if about["about"] != self.about:
-            names = sorted(k for k in {*about["about"], *self.about} if about["about"].get(k) != self.about.get(k))
+        other = about.get("about")
+        if not isinstance(other, dict):
+            raise ValueError(f"{path}: lacks the settings of its run; delete it to start anew, or choose another file")
+        if other != self.about:
+            names = sorted(k for k in {*other, *self.about} if other.get(k) != self.about.get(k))
             raise ValueError(f"{path}: is of a run with other settings ({', '.join(names)}), expected {self.about}; "
                              "delete it to start anew, or choose another file")
 
         try:
             self._restore(about, tensors)
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: does not fit these modules, this optimiser or these generators ({error}); "
                              "delete it to start anew, or choose another file") from error
 
@@ -174,6 +190,30 @@ class Training:
         self.optimizer.load_state_dict({"state": state, "param_groups": about["groups"]})
         self.history = {name: values.tolist() for name, values in part("history.").items()}
         self.step = about["step"]
+
+
+@contextlib.contextmanager
+def _noted_interrupts(active: bool) -> Generator[list[int]]:
+    """While this lasts, the first SIGINT is put into the list that it gives; the second one raises KeyboardInterrupt.
+
+    Only over Python's own handler, which is put back at the end; a program that has another one knows what it does.
+    """
+    noted: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if noted:
+            signal.default_int_handler(number, frame)
+        noted.append(number)
+
+    main = threading.current_thread() is threading.main_thread()  # no other thread may set a handler
+    active = active and main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if active:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        if active and signal.getsignal(signal.SIGINT) is note:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:

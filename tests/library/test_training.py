@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import multiprocessing
 import random
 import signal
+import subprocess
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -17,6 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from adlib.files import write_tensors
 from adlib.training import Training
 
 OPTIMIZERS = {
@@ -140,8 +145,15 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a.safetensors: is not a whole safetensors file"):
         training(path, about={"seed": 0, "eta": 0.1})
     save_file({"x": torch.zeros(1)}, path, {"adlib": json.dumps({})})
+    with pytest.raises(ValueError, match="a.safetensors: is damaged, or of an older version of adlib"):
+        training(path)
+    write_tensors(path, {"x": torch.zeros(1)}, {})
     with pytest.raises(ValueError, match="a.safetensors: is no checkpoint"):
         training(path)
+    for about in ({"step": 0}, {"about": 3}, {"about": {"steps": 5, "learning_rates": [0.1]}}):
+        write_tensors(path, {"x": torch.zeros(1)}, {"method": "Training", "format": 1, **about})
+        with pytest.raises(ValueError, match="a.safetensors: (lacks the settings|does not fit these modules)"):
+            training(path)
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch) -> None:
@@ -153,14 +165,101 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, 
         run.update(net(torch.ones(2, 3)).square().mean())
     old = path.read_bytes()
 
-    def full_disk(tensors, part, metadata):
-        Path(part).write_bytes(b"half")
-        raise OSError("no space left")
+    def full_disk(number):
+        raise OSError(errno.ENOSPC, "no space left")
 
-    monkeypatch.setattr("adlib.files.save_file", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    monkeypatch.setattr("os.fsync", full_disk)
+    with pytest.raises(OSError, match=r"no room for the [\d,]+ bytes of this file \(no space left\).*a.safetensors"):
         next(steps)
     assert path.read_bytes() == old and [f.name for f in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+# ---------------------------------------------------------------------- Ctrl-C
+
+
+SCRIPT = """
+import os, signal, sys
+import torch
+from torch import nn
+from adlib.training import Training
+torch.set_num_threads(1)
+torch.manual_seed(0)
+path, interrupts = sys.argv[1], int(sys.argv[2])
+net = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.Linear(16, 1))
+generator = torch.Generator().manual_seed(1)
+run = Training(12, {"net": net}, torch.optim.Adam(net.parameters(), 0.01), generators={"all": generator},
+               checkpoint=path)
+try:
+    for step in run:
+        x = torch.randn(16, 6, generator=generator)
+        if step == 4:
+            for _ in range(interrupts):
+                os.kill(os.getpid(), signal.SIGINT)  # in the middle of a step, when the generator has moved on
+        run.update((net(x)[:, 0] - x.sum(1)).square().mean())
+except KeyboardInterrupt as error:
+    print("stopped", run.step, len(run.history.get("loss", [])), error)
+print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+"""
+
+
+def interrupted(path: Path, interrupts: int) -> list[str]:
+    done = subprocess.run([sys.executable, "-c", SCRIPT, str(path), str(interrupts)], check=True, capture_output=True,
+                          text=True)
+    return done.stdout.splitlines()
+
+
+def test_ctrl_c_ends_the_step_writes_the_checkpoint_and_the_run_goes_on_with_the_same_bits(tmp_path: Path) -> None:
+    assert interrupted(tmp_path / "unbroken", 0) == ["True"]
+    told, default = interrupted(tmp_path / "broken", 1)
+    assert told.startswith("stopped 5 5 training: interrupted after 5 of 12 steps; ") and default == "True"
+    assert load_file(tmp_path / "broken")["history.loss"].shape == (5,)
+    assert interrupted(tmp_path / "broken", 0) == ["True"]
+    assert (tmp_path / "broken").read_bytes() == (tmp_path / "unbroken").read_bytes()
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
+    told, default = interrupted(tmp_path / "a", 2)
+    assert told.startswith("stopped 4 4 ") and default == "True" and not (tmp_path / "a").exists()
+
+
+def test_the_handler_is_put_back_and_only_pythons_own_is_replaced(tmp_path: Path) -> None:
+    def handler() -> object:
+        return signal.getsignal(signal.SIGINT)
+
+    assert handler() is signal.default_int_handler
+    for ending in (None, ValueError("in the body"), "break"):
+        net, run = training(tmp_path / "new.safetensors")
+        try:
+            for _ in run:
+                assert handler() is not signal.default_int_handler
+                run.update(net(torch.ones(2, 3)).square().mean())
+                if isinstance(ending, ValueError):
+                    raise ending
+                if ending == "break":
+                    break
+        except ValueError as error:
+            assert error is ending
+        assert handler() is signal.default_int_handler
+        (tmp_path / "new.safetensors").unlink(missing_ok=True)
+    net, run = training(None)
+    for _ in run:  # nothing to save: at once, as ever
+        assert handler() is signal.default_int_handler
+        run.update(net(torch.ones(2, 3)).square().mean())
+
+    def own(*_: object) -> None: ...
+
+    try:
+        signal.signal(signal.SIGINT, own)
+        net, run = training(tmp_path / "b.safetensors")
+        for _ in run:
+            assert handler() is own
+            run.update(net(torch.ones(2, 3)).square().mean())
+        assert handler() is own
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    net, run = training(tmp_path / "c.safetensors")
+    with ThreadPoolExecutor(1) as pool:  # no handler can be set there
+        assert pool.submit(finish, net, run).result() == [0, 1, 2, 3, 4]
 
 
 def test_steps_must_be_positive() -> None:
