@@ -12,7 +12,7 @@ from adlib.features import PatchFeatures, aggregate, to_rows
 from adlib.neighbors import k_nearest
 from adlib.patchcore import PatchCore, reweight
 from adlib.prediction import full_size_maps
-from adlib.threshold import conformal_threshold
+from adlib.threshold import conformal_p_values, conformal_threshold, cross_conformal_bound
 from equations import equation
 
 
@@ -198,7 +198,7 @@ def literal_score(detector, image, b):
     return star, (1 - math.exp(star) / sum(terms)) * star
 
 
-@equation("2.13", function="adlib.patchcore.PatchCore.patch_scores")
+@equation("2.13", function="adlib.patchcore.PatchCore.score")
 def test_image_score_is_the_largest_distance(fitted):
     detector, images = fitted
     detector.reweighting = None
@@ -263,3 +263,73 @@ def test_threshold_rank_and_promise(n, alpha):
         new = np.random.default_rng(seed).normal(size=n + 1)
         alarms.append(new[n] > np.sort(new[:n])[rank - 1])
     assert np.mean(alarms) <= alpha + 3 * math.sqrt(alpha / 4000)
+
+
+@equation("2.18", function="adlib.threshold.conformal_p_values")
+@pytest.mark.parametrize("levels", [4, 1000])
+def test_p_values_count_and_keep_their_promise(levels):
+    for seed, n in enumerate((1, 4, 19, 30)):
+        rng = np.random.default_rng(seed)
+        held, new = rng.integers(0, levels, n).astype(float), rng.integers(0, levels, 25).astype(float)
+        for s, found in zip(new, conformal_p_values(new, held), strict=True):
+            assert found == (1 + sum(1 for held_out in held if held_out >= s)) / (n + 1)
+    good = np.random.default_rng(9).normal(size=(4000, 20))
+    found = np.array([conformal_p_values(row[:1], row[1:])[0] for row in good])
+    for alpha in (0.05, 0.1, 0.3):
+        assert (found <= alpha).mean() <= alpha + 3 * math.sqrt(alpha / 4000)
+
+
+def folds_decide(features, new, folds, alpha):
+    """(2.19), literally: parts are points, a bank is a list of points, a score the distance to the nearest one."""
+    own = [k for k, fold in enumerate(folds) for _ in fold]
+    banks = [[features[i] for i, mine in enumerate(own) if mine != k] for k in range(len(folds))]
+    held = [min(distance(x, m) for m in banks[k]) for x, k in zip(features, own, strict=True)]
+    rank = math.ceil(round((len(features) + 1) * (1 - alpha), 9))
+    least = min(min(distance(new, m) for m in bank) for bank in banks)
+    return least > sorted(held)[rank - 1], least, held
+
+
+@equation("2.19", function="adlib.detector.Detector.fit")
+@pytest.mark.parametrize(("n", "count", "alpha"), [(6, 3, 0.3), (10, 5, 0.2), (9, 9, 0.1)])
+def test_folds_decide_by_the_least_score(n, count, alpha):
+    size, flags, in_all = n // count, 0, 0
+    for seed in range(400):
+        points = draw(n + 1, 2, seed=seed).numpy()
+        features, new = points[:n], points[n]
+        folds = [list(range(k * size, (k + 1) * size)) for k in range(count)]
+        flagged, least, held = folds_decide(features, new, folds, alpha)
+        assert flagged == (least > conformal_threshold(held, alpha))
+        flags += flagged
+        # With a whole bank, the least of the K distances is the distance to all parts together.
+        in_all += abs(least - min(distance(new, m) for m in features)) < 1e-12
+    promise = cross_conformal_bound(alpha, n, count)
+    assert flags / 400 <= promise + 3 * math.sqrt(promise / 400) and in_all == 400
+
+
+@equation("2.20", function="adlib.threshold.cross_conformal_bound")
+@pytest.mark.parametrize(("n", "count"), [(4, 2), (6, 3), (10, 5), (7, 7), (12, 4), (7, 3), (11, 4)])
+def test_the_bound_of_folds_and_the_count_behind_it(n, count):
+    sizes = [len(fold) for fold in np.array_split(range(n), count)]
+    promises = {alpha: [] for alpha in (0.1, 0.3, 0.5)}
+    for size in set(sizes):  # of one more fold, of parts that nobody sees
+        most = {alpha: 0 for alpha in promises}
+        fold = [k for k, some in enumerate([*sizes, size]) for _ in range(some)]
+        for seed, alpha in itertools.product(range(150), promises):
+            rng, everyone = np.random.default_rng(seed), range(n + size)
+            scores = rng.normal(size=(n + size, n + size))
+            if seed % 3:  # one number for each pair of folds, as detectors give, and parts that all of them score high
+                scores = scores[:, fold] + seed % 3 * rng.normal(size=n + size)[:, None]
+            others = [[j for j in everyone if fold[j] != fold[i]] for i in everyone]
+            least = [min(scores[i, j] for j in others[i]) for i in everyone]
+            beaten = [sum(1 for j in others[i] if least[i] > scores[j, i]) for i in everyone]
+            strange = [i for i in everyone if beaten[i] >= (1 - alpha) * (n + 1) - 1e-9]
+            assert len(strange) <= n + size - (1 - alpha) * (n + 1) + 1e-9
+            most[alpha] = max(most[alpha], len(strange))
+        assert most[0.5] > 0, "no part of any matrix was strange: the count was not tested"
+        for alpha in promises:  # the new part is as likely as any in the folds of its size to be strange
+            alike = size * (1 + sizes.count(size))
+            promises[alpha].append((n + size - (1 - alpha) * (n + 1)) / alike)
+    for alpha, found in promises.items():
+        assert cross_conformal_bound(alpha, n, count) == pytest.approx(min(found))
+        if n % count == 0:
+            assert min(found) == pytest.approx(alpha + (1 - alpha) * (1 - count / n) / (count + 1))

@@ -173,7 +173,7 @@ def test_difference_map():
 
 @equation("5.13", function="adlib.efficientad.normalise_map")
 @equation("5.14", function="adlib.efficientad.combine_maps")
-@equation("5.15", function="adlib.efficientad.EfficientAD.patch_scores")
+@equation("5.15", function="adlib.efficientad.EfficientAD.score")
 def test_normalised_and_combined_maps():
     normal = [[vectors(10 * k + i, 2, 5, 4).square() * (1 + 99 * k) for i in range(3)] for k in range(2)]
     quantiles = torch.stack([map_quantiles(maps) for maps in normal]).double()
