@@ -73,7 +73,9 @@ def show(
 ) -> Figure:
     """One row per image: the image, its ground truth, its anomaly map, and the map laid over the image.
 
-    All maps share one colour scale. A scale per image would make the noise of a good part look like a defect.
+    All maps share one colour scale. A scale per image would make the noise of a good part look like a defect. With a
+    threshold the scale reaches at least as far above it as below, and the overlay colours only what exceeds it: a good
+    part stays grey.
 
     Parameters
     ----------
@@ -86,9 +88,11 @@ def show(
     scores, titles : sequence of N, optional
         N image scores and N names, written beside the rows.
     threshold : float, optional
-        Draws the outline of ``map > threshold`` on the overlay and marks it on the colour bar.
+        Draws the outline of ``map > threshold`` on the overlay, colours nothing else there, and is marked on the
+        colour bar.
     limits : (float, float), optional
-        Ends of the colour scale. By default the 1st and the 99.9th percentile of all maps together.
+        Ends of the colour scale. By default the 1st and the 99.9th percentile of all maps together, moved outwards
+        where they leave no room on both sides of the threshold.
 
     Returns
     -------
@@ -104,6 +108,8 @@ def show(
         _check_length(name, values, len(pictures))
     if maps is None and (threshold is not None or limits is not None):
         raise ValueError("threshold and limits belong to anomaly maps: pass maps as well.")
+    if threshold is not None and not np.isfinite(threshold):
+        raise ValueError(f"threshold is {threshold}; expected a finite number.")
     sizes = [picture.shape[:2] for picture in pictures]
     columns = ["image"] + ["ground truth"] * (masks is not None) + ["anomaly map", "overlay"] * (maps is not None)
     figure, axes = _grid(sizes, len(columns))
@@ -118,7 +124,7 @@ def show(
             _draw_truth(axes[i, 1], None if masks[i] is None else _plane(masks[i], f"masks[{i}]", sizes[i]) > 0)
     if maps is not None:
         planes = [_plane(plane, f"maps[{i}]", sizes[i]) for i, plane in enumerate(maps)]
-        scale = _common_scale(planes, limits)
+        scale = _common_scale(planes, limits, threshold)
         for row, picture, plane in zip(axes, pictures, planes, strict=True):
             row[-2].imshow(plane, cmap=MAP_COLOURS, norm=scale)
             draw_overlay(row[-1], picture, plane, scale, threshold)
@@ -389,9 +395,14 @@ def _plane(values: Any, name: str, size: tuple[int, ...]) -> np.ndarray:
     return plane
 
 
-def _common_scale(planes: Sequence[np.ndarray], limits: tuple[float, float] | None) -> Normalize:
+def _common_scale(
+    planes: Sequence[np.ndarray], limits: tuple[float, float] | None, threshold: float | None
+) -> Normalize:
     if limits is None:
         low, high = (float(end) for end in np.percentile(np.concatenate([p.ravel() for p in planes]), (1, 99.9)))
+        if threshold is not None:  # it lies in the darker half, or good parts alone would fill the scale up to white
+            low = min(low, threshold)
+            high = max(high, 2 * threshold - low)
         limits = (low, high) if low < high else (low, low + max(1e-3, 1e-3 * abs(low)))  # maps of one single value
     if not limits[0] < limits[1]:
         raise ValueError(f"limits is {limits}; expected (low, high) with low < high.")
@@ -447,10 +458,12 @@ def _draw_truth(ax: Axes, truth: np.ndarray | None) -> None:
 
 
 def draw_overlay(ax: Axes, picture: np.ndarray, plane: np.ndarray, scale: Normalize, threshold: float | None) -> None:
-    """The map over the greyscale image, the more opaque the higher the value."""
+    """The map over the greyscale image, the more opaque the higher the value; nothing up to the threshold."""
     grey = (picture if picture.ndim == 2 else picture @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
     share = scale(plane, clip=True).data
     opacity = 0.75 * share[..., None]
+    if threshold is not None:
+        opacity = opacity * (plane > threshold)[..., None]
     ax.imshow((1 - opacity) * grey + opacity * MAP_COLOURS(share)[..., :3])
     if threshold is not None and (plane > threshold).any():
         # A frame as far below the threshold as the peak is above it closes a region that touches the image's edge.

@@ -133,6 +133,40 @@ def test_the_scale_is_that_of_all_maps_or_the_one_given() -> None:
     assert (given.vmin, given.vmax) == (-1, 3)
 
 
+def _overlay_and_norm(plane: torch.Tensor, threshold: float) -> tuple[np.ndarray, matplotlib.colors.Normalize]:
+    figure = plots.show(torch.full((1, 3, 24, 32), 0.5), maps=[plane], threshold=threshold)
+    norm = _axes_titled(figure, "anomaly map")[0].images[0].norm
+    assert sum(len(ax.lines) for ax in figure.axes) == 1, "the colour bar does not show the threshold"
+    return np.asarray(_axes_titled(figure, "overlay")[0].images[0].get_array()), norm
+
+
+@pytest.mark.parametrize("threshold", [1.5, 4.0, 1e3, 0.4, -1.0, 0.0])
+def test_the_scale_reaches_the_threshold_with_room_above(threshold: float) -> None:
+    plane = _maps(1)[0] + 0.5
+    _, norm = _overlay_and_norm(plane, threshold)
+    assert norm.vmin <= threshold < norm.vmax
+    assert norm(threshold) <= 0.5 + 1e-6
+    assert norm.vmax >= np.percentile(plane.numpy(), 99.9) - 1e-6
+    without = _axes_titled(plots.show(_images(1), maps=[plane]), "anomaly map")[0].images[0].norm
+    np.testing.assert_allclose((without.vmin, without.vmax), np.percentile(plane.numpy(), (1, 99.9)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("threshold", [1.0, 1.5, 100.0])  # 1.0: the highest value of the map itself
+def test_the_overlay_of_a_good_part_stays_grey(threshold: float) -> None:
+    plane = _maps(1)[0]
+    plane[3, 4] = 1.0
+    overlay, _ = _overlay_and_norm(plane, threshold)
+    np.testing.assert_allclose(overlay, 0.5, atol=1e-6)
+
+
+def test_the_overlay_colours_what_exceeds_the_threshold_and_nothing_else() -> None:
+    plane = _maps(1)[0]
+    plane[8:12, 8:12] = 3.0
+    overlay, _ = _overlay_and_norm(plane, 0.9)
+    coloured = np.ptp(overlay, axis=2) > 1e-6
+    np.testing.assert_array_equal(coloured, plane.numpy() > 0.9)
+
+
 def test_images_of_different_sizes_and_constant_maps_are_drawn() -> None:
     images = [_images(1, 20, 40)[0], _images(1, 40, 20)[0]]
     figure = plots.show(images, maps=[torch.zeros(20, 40), torch.zeros(40, 20)], threshold=0.5)
@@ -197,6 +231,7 @@ BAD: dict[str, tuple[Callable[[], Figure], str]] = {
     "image of 0 to 255": (lambda: plots.show(_images(1) * 255), r"images\[0\] holds values .* expected \[0, 1\]"),
     "channels last": (lambda: plots.show(_images(1).permute(0, 2, 3, 1)), r"images\[0\] has shape \(24, 32, 3\)"),
     "upside-down limits": (lambda: plots.show(_images(), maps=_maps(), limits=(1, 0)), "low < high"),
+    "threshold that is NaN": (lambda: plots.show(_images(1), maps=_maps(1), threshold=np.nan), "threshold is nan"),
     "threshold without maps": (lambda: plots.show(_images(), threshold=1), "pass maps"),
     "sheet without pictures": (lambda: plots.contact_sheet([[]]), "nothing to show"),
     "sheet's row titles": (lambda: plots.contact_sheet([_images()], ["a", "b"]), "row_titles has 2 entries"),
