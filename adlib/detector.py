@@ -2,31 +2,39 @@
 
 Nothing here knows how a method looks at an image. A method brings one frozen network, its backbone or its teacher,
 as the first argument of its constructor, and names it `frozen`.
+
+Several processes: start them with ``multiprocessing.get_context("spawn")``, and let each load the detector from its
+file. A forked child has none of the threads that its parent computes with, and would wait for them for ever; `fit` and
+`predict` refuse it where they can see it.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
+import numbers
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from adlib.backbones import fingerprint
-from adlib.files import read_tensors, write_tensors
-from adlib.images import ImageError, resize_image
-from adlib.prediction import AnomalyMaps, Prediction, full_size_maps
-from adlib.samples import Sample, as_samples
+from adlib.checks import image_sides, number, whole
+from adlib.folds import fit_folds
+from adlib.forking import refuse_after_fork
+from adlib.images import ImageError
+from adlib.parts import hold_out, hold_out_each, must_be_apart, must_differ, must_promise, one_can_be_read, parts_of
+from adlib.prediction import AnomalyMaps, Prediction, finite, full_size_maps
+from adlib.reading import Look, Reading, chunks_of, new_name, read_batches, working_size
+from adlib.samples import Names, Sample, collect
+from adlib.saving import load_detector, place_of, save_detector
+from adlib.threshold import conformal_p_values, conformal_threshold, stand_apart
 
-FORMAT = 2  # of saved detectors; 1 had "levels" where there are "layers" now
 # Constructor arguments that a file does not hold: they belong to one machine, one run, or to the user.
 NOT_SAVED = ("device", "pretrained", "checkpoint", "features_folder", "penalty_images")
 
@@ -41,7 +49,7 @@ def pick_device(device: str = "auto") -> torch.device:
 
 
 class Detector(nn.Module, ABC):
-    """The common part of the detectors. A method adds `frozen`, `fitted`, `_fit`, `patch_scores` and its buffers.
+    """The common part of the detectors. A method adds `frozen`, `LEARNT`, `_fit`, `look`, `score` and its buffers.
 
     A method keeps each argument of its constructor under the argument's own name; `config` reads them there.
 
@@ -50,8 +58,10 @@ class Detector(nn.Module, ABC):
     frozen : str or Module
         What the constructor was given as backbone or teacher. A name is saved with the weights; of a module of your
         own, only its fingerprint.
-    image_size : int or (h, w)
-        Images are resized to this, whole, without a crop; one number means a square.
+    image_size : int, (h, w) or None
+        Images are resized to this, whole, without a crop; one number means a square. None: `fit` takes the median
+        aspect of the training images at the area of `SIDE` × `SIDE`, in multiples of 16, so that parts keep their
+        shape.
     smoothing : float
         σ of the Gaussian on the maps, in pixels of `image_size`.
     batch_size : int
@@ -63,12 +73,24 @@ class Detector(nn.Module, ABC):
 
     Attributes
     ----------
+    reading : Reading
+        How images are read: fixed by `fit`, kept in the file, used by `predict`. See `adlib.reading.Reading`.
     normal_scores, normal_peaks : Tensor (n,)
-        After ``fit(…, validation=normals)``: the sorted image scores and map maxima of those held-out normal images,
-        for `adlib.threshold`.
-    failures : dict of path to reason
+        Of the n held-out parts, the image scores in rising order, and in the same order the map maxima; of a part with
+        several pictures the largest. The thresholds and p-values come from them.
+    normal_parts : list of (str, str or None)
+        Name and product of each of these parts, in the same order.
+    held_out : Prediction or None
+        The held-out pictures and their scores, to look at. Not saved.
+    interrupted : Prediction or None
+        After an interrupt in `predict`: what was predicted until then.
+    failures : dict of name to reason
         The images that the last `fit` left out.
     """
+
+    SIDE, LEAST_SIDE = 224, 32  # of the default image size; the least side that a method can take
+    CALIBRATES = False  # whether a method needs held-out images to be fitted at all
+    LEARNT: tuple[str, ...] = ()  # the buffers that are empty until `_fit` or `_calibrate` fills them
 
     normal_scores: Tensor
     normal_peaks: Tensor
@@ -77,22 +99,26 @@ class Detector(nn.Module, ABC):
         self,
         frozen: str | nn.Module,
         *,
-        image_size: int | tuple[int, int],
+        image_size: int | tuple[int, int] | None,
         smoothing: float,
         batch_size: int,
         device: str,
         seed: int,
     ) -> None:
         super().__init__()
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-        if len(self.image_size) != 2 or min(self.image_size) < 32:
-            raise ValueError(f"image_size = {image_size}: expected (height, width) of at least 32 pixels")
-        if smoothing < 0 or batch_size < 1:
-            raise ValueError(f"smoothing = {smoothing}, batch_size = {batch_size}: expected >= 0 and >= 1")
-        self.smoothing, self.batch_size, self.seed = float(smoothing), batch_size, seed
+        self.takes_aspect = image_size is None  # whether a fit sets image_size anew
+        self.image_size = image_sides(self.SIDE if image_size is None else image_size, self.LEAST_SIDE)
+        self.smoothing = float(number("smoothing", smoothing, "[0, 1000]"))
+        self.batch_size = whole("batch_size", batch_size, most=65_536)
+        self.seed = whole("seed", seed, 0, 2**32 - 1)
         self.frozen_name = frozen if isinstance(frozen, str) else None
         self.device = pick_device(device)
+        self.reading = Reading()
+        self.folds = nn.ModuleList()  # the detectors of `fit(folds=)`
         self.failures: dict[str, str] = {}
+        self.normal_parts: list[tuple[str, str | None]] = []
+        self.held_out: Prediction | None = None
+        self.interrupted: Prediction | None = None
         self.register_buffer("normal_scores", torch.empty(0))
         self.register_buffer("normal_peaks", torch.empty(0))
 
@@ -102,11 +128,6 @@ class Detector(nn.Module, ABC):
     @abstractmethod
     def frozen(self) -> nn.Module:
         """The network that is never trained here, a backbone or a teacher."""
-
-    @property
-    @abstractmethod
-    def fitted(self) -> bool:
-        """Whether `fit` or `load` has been called."""
 
     def _plan(self, count: int) -> str:
         """What fitting on `count` images will need, in words. Raises ValueError where it is too much."""
@@ -119,68 +140,234 @@ class Detector(nn.Module, ABC):
     def _calibrate(self, batches: Iterator[Tensor]) -> None:
         """Learn from the held-out normal images, in batches (B, 3, h, w), what `_fit` could not; as a rule nothing."""
 
+    def look(self, batch: Tensor) -> Tensor:
+        """The part of the work that does not depend on what was learnt: batch (B, 3, h, w) in [0, 1] to features."""
+        return batch
+
     @abstractmethod
-    def patch_scores(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Batch (B, 3, h, w) in [0, 1] to image scores (B,) and a grid of patch scores (B, h', w')."""
+    def score(self, looked: Tensor) -> tuple[Tensor, Tensor]:
+        """What `look` gave to image scores (B,) and a grid of patch scores (B, h', w')."""
 
     def config(self) -> dict[str, Any]:
         """The constructor's arguments that a file holds, by name: all but the frozen network and `NOT_SAVED`."""
-        _, *names = inspect.signature(type(self)).parameters
-        return {name: getattr(self, name) for name in names if name not in NOT_SAVED}
+        return {name: getattr(self, name) for name in self.saved_names()}
 
-    # ------------------------------------------------------------------ fit and predict
+    @classmethod
+    def saved_names(cls) -> list[str]:
+        """The names of these arguments."""
+        _, *names = inspect.signature(cls).parameters
+        return [name for name in names if name not in NOT_SAVED]
 
-    def fit(self, train: object, *, validation: object | None = None) -> Self:
-        """Learn what normal looks like.
+    # ------------------------------------------------------------------ fit
+
+    @property
+    def fitted(self) -> bool:
+        """Whether `fit` or `load` has been called."""
+        return len(self.folds) > 0 or all(len(getattr(self, name)) for name in self.LEARNT)
+
+    def fit(
+        self,
+        train: object,
+        *,
+        validation: object | None = None,
+        folds: int | None = None,
+        alpha: float | None = None,
+        group: Names = None,
+        product: Names = None,
+        max_value: float | None = None,
+        color: str | None = None,
+    ) -> Self:
+        """Learn what normal looks like, and how images are to be read.
 
         An image that cannot be read is left out, with a warning, and named in `failures`.
 
         Parameters
         ----------
         train : images
-            Normal images only, as samples, a folder, paths, PIL images, arrays or tensors.
-        validation : images, optional
-            Normal images that are not in `train`; their scores are kept for thresholds.
+            Normal images only, as samples, a folder, paths, PIL images, arrays or tensors. Arrays are RGB.
+        validation : float or images, optional
+            A share such as 0.35: about so many of the images are held out, whole parts, drawn by `seed`; thresholds and
+            p-values come from their scores. Or normal images that are not in `train`.
+        folds : int, optional
+            Instead of `validation`, where there are few parts: K detectors are fitted, each without one K-th of the
+            parts, and the least of their K scores counts. All parts are learnt from and give a held-out score;
+            `predict` costs up to K times as much. Equations (2.19) and (2.20); as many folds as parts promise `alpha`
+            itself, and `fit` warns where fewer promise less.
+        alpha : float, optional
+            The rate of false alarms that you will ask for. Where the held-out parts cannot promise it, `fit` refuses
+            before it starts. Default: 0.05 for a share or folds; for images given as `validation`, no such check.
+        group, product
+            Which part a picture shows, where several show the same one, and of which kind it is, where there are
+            several: a pattern, a function of the path or a list of names, see `adlib.datasets.as_samples`.
+        max_value, color
+            See `adlib.images.read_image`; kept for `predict`.
 
         Raises
         ------
         ValueError
-            For an image with label 1, or where no image can be read.
+            For an image with label 1; for pictures of one part on both sides; where the held-out parts are too few; for
+            images that contradict each other or seem to need max_value; where no image can be read.
         """
-        samples, held_out = as_samples(train), as_samples(validation) if validation is not None else []
+        refuse_after_fork()
+        # Not as_samples, so that warnings name the user's line.
+        samples, _ = collect(train, max_value=max_value, color=color, group=group, product=product)
+        held_out: list[Sample] = []
+        asked = 0.05 if alpha is None else float(number("alpha", alpha, "(0, 1)"))
+        if validation is not None and folds is not None:
+            raise ValueError("validation and folds are both given: expected one; folds holds each part out once")
+        if isinstance(validation, numbers.Real):
+            samples, held_out = hold_out_each(samples, float(validation), self.seed)
+            must_promise(held_out, asked)
+        elif validation is not None:
+            held_out, _ = collect(validation, max_value=max_value, color=color, group=group, product=product)
+            if alpha is not None:
+                must_promise(held_out, asked)
+        elif folds is not None:
+            folds = whole("folds", folds, 2)
+            must_promise(samples, asked, folds)
+            must_differ(samples)
+        elif self.CALIBRATES:
+            samples, held_out = hold_out_each(samples, 0.1, self.seed)
         for sample in [*samples, *held_out]:
-            if sample.label != 0:
+            if sample.label not in (0, None):
                 raise ValueError(f"{sample.path}: is labelled anomalous ({sample.kind}); fit takes normal images only")
-        _must_be_apart(samples, held_out)
-        self.failures = {}
-        self.to(self.device)
-        with torch.no_grad():
-            plan = self._plan(len(samples))
-            self._fit((batch for batch, _, _ in self._read(samples, self.failures, plan)), len(samples))
-        self.normal_scores = self.normal_peaks = torch.empty(0)
+        _must_all_have_products(samples if folds is not None else held_out)
+        must_be_apart(samples, held_out)
         if held_out:
-            with torch.no_grad():
-                self._calibrate(batch for batch, _, _ in self._read(held_out, {}, "held-out images"))
-            prediction = self.predict(held_out)
-            if not prediction.samples:
-                raise ValueError(f"no validation image could be read: {list(prediction.failures.values())[:3]}")
-            self.failures |= prediction.failures
-            self.normal_scores = torch.from_numpy(np.sort(prediction.scores))
-            self.normal_peaks = torch.tensor(sorted(float(m.max()) for m in prediction.maps))
+            one_can_be_read(held_out)
+        self.failures = {}
+        before = self._state()
+        try:
+            self._fit_all(samples, held_out, folds, color)
+        except BaseException:  # all of what was learnt before, or its thresholds would belong to another detector
+            self.__dict__.update(before)
+            raise
         if self.failures:
-            count, names = len(samples) + len(held_out), "; ".join(self.failures.values())
-            warnings.warn(f"{len(self.failures)} of {count} images left out: {names}", stacklevel=2)
+            reasons, count = list(self.failures.values()), len(samples) + len(held_out)
+            more = f"; and {len(reasons) - 8} more, see failures" if len(reasons) > 8 else ""
+            left = f". {len(self.normal_scores)} held-out parts are left" if len(self.normal_scores) else ""
+            shown = "; ".join(reasons[:8])
+            warnings.warn(f"{len(reasons)} of {count} images left out: {shown}{more}{left}", stacklevel=2)
         return self
 
-    def predict(self, images: object) -> Prediction:
-        """Scores and maps of images.
+    def _state(self) -> dict[str, Any]:
+        """All attributes, buffers and modules as they are; a fit puts others in their place, and changes none."""
+        kept = {"failures", "interrupted"}  # these tell of the fit that has failed
+        return {name: dict(value) if name in ("_buffers", "_modules", "_parameters") else value
+                for name, value in self.__dict__.items() if name not in kept}
 
-        One image that cannot be read does not stop the others: it is named in the prediction's `failures`.
+    def _fit_all(self, samples: list[Sample], held_out: list[Sample], folds: int | None, color: str | None) -> None:
+        self.reading = Reading(color=color or next((s.color for s in samples if s.color), "rgb"))
+        if self.takes_aspect:
+            self.image_size = working_size(samples, self.SIDE, self.LEAST_SIDE)
+        self.held_out, self.folds = None, nn.ModuleList()
+        self._keep_normals(None)
+        self.to(self.device)
+        with torch.no_grad():
+            if folds is not None:
+                self._keep_normals(fit_folds(self, samples, folds))
+                for name in self.LEARNT:  # of an earlier fit
+                    setattr(self, name, torch.empty([0] * getattr(self, name).ndim))
+                return
+            self._fit(self._training_batches(samples, held_out, self._plan(len(samples))), len(samples))
+            if held_out:
+                self._calibrate(batch for batch, _, _ in self._read(held_out, {}, "held-out images"))
+        if held_out:
+            self._keep_normals(self.predict(held_out))
+
+    def _training_batches(self, samples: list[Sample], held_out: list[Sample], what: str) -> Iterator[Tensor]:
+        """Batches of all training images. After the last one, and before anything is learnt, the contract is made.
+
+        Held-out images of which none keeps it are refused then, as a training may take long.
+        """
+        looks, read = [], []
+        for batch, some, seen in self._read(samples, self.failures, what):
+            looks += seen
+            read += some
+            yield batch
+        if read:
+            self.reading = self.reading.completed(looks, read)
+            if held_out:
+                one_can_be_read(held_out, lambda sample: self.reading.look(sample, self.image_size))
+
+    def _keep_normals(self, prediction: Prediction | None) -> None:
+        """Keep the scores of the held-out parts, the largest of each; none where there is no prediction."""
+        if prediction is None:
+            self.normal_scores = self.normal_peaks = torch.empty(0)
+            self.normal_parts = []
+            return
+        if not prediction.samples:
+            raise ValueError(f"no validation image could be read: {list(prediction.failures.values())[:3]}")
+        for name, reason in prediction.failures.items():  # "image[0]" may be one of train, too
+            self.failures[new_name(name, self.failures)] = reason
+        scores, peaks = prediction.scores, np.array([float(m.max()) for m in prediction.maps], np.float32)
+        parts = parts_of(prediction.samples)
+        largest = np.array([scores[part].max() for part in parts])
+        order = np.argsort(largest, kind="stable")
+        firsts = [prediction.samples[parts[i][0]] for i in order]
+        self.normal_scores = torch.from_numpy(largest[order])
+        self.normal_peaks = torch.tensor([float(peaks[parts[i]].max()) for i in order])
+        self.normal_parts = [(s.path if s.group is None else str(s.group), s.product) for s in firsts]
+        self.held_out = prediction
+        for product, own in self._by_product(self.normal_scores).items():
+            if count := stand_apart(own):
+                names = [name for name, of in self.normal_parts if of == product][: -count - 1 : -1]
+                where = "" if product is None else f" of the product {product}"
+                warnings.warn(
+                    f"the scores of {count} of {len(own)} held-out parts{where} stand apart from the others, "
+                    f"{own[-count]:.3g} and more: {', '.join(names[:8])}. Look at them (held_out). A defective part "
+                    "among them makes the threshold too high: take it out, and fit again", stacklevel=4)
+
+    def fit_arrays(self, chosen: list[int], images: list[Tensor], samples: list[Sample]) -> None:
+        """Learn from the `chosen` ones of images (3, h, w) that are read already; see `adlib.folds`."""
+        held: list[int] = []
+        if self.CALIBRATES:
+            place = {id(samples[i]): i for i in chosen}
+            rest, out = hold_out([samples[i] for i in chosen], 0.1, self.seed)
+            chosen, held = [place[id(s)] for s in rest], [place[id(s)] for s in out]
+
+        def batches(indices: list[int]) -> Iterator[Tensor]:
+            for some in chunks_of(indices, self.batch_size):
+                yield torch.stack([images[i] for i in some]).to(self.device)
+
+        self._plan(len(chosen))
+        self._fit(batches(chosen), len(chosen))
+        if held:
+            self._calibrate(batches(held))
+
+    def blank(self, fold: int) -> Self:
+        """A detector of the same settings that shares the frozen network and has learnt nothing."""
+        kept: dict[str, Any] = {n: getattr(self, n) for n in NOT_SAVED if n not in ("device", "pretrained")
+                                and hasattr(self, n)}  # fmt: skip
+        if kept.get("checkpoint") is not None:
+            path = Path(kept["checkpoint"])
+            kept["checkpoint"] = path.with_name(f"{path.stem}.fold{fold}{path.suffix}")
+        make: Any = type(self)
+        other = make(self.frozen, device=str(self.device), **self.config(), **kept)
+        other.set_submodule(place_of(self), self.frozen)
+        other.reading = self.reading
+        return other.to(self.device)
+
+    # ------------------------------------------------------------------ predict
+
+    def predict(
+        self, images: object, *, group: Names = None, product: Names = None, color: str | None = None
+    ) -> Prediction:
+        """Scores and maps of images, read as `fit` has read its own.
+
+        Every image gets a score or stands in the prediction's `failures`: one that cannot be read, or that contradicts
+        the reading contract, does not stop the others. Where a single image is given, its error is raised. An interrupt
+        keeps what was predicted until then in `interrupted`.
 
         Parameters
         ----------
         images : images
-            Samples, a folder, paths, PIL images, arrays or tensors.
+            Samples, a folder, paths, PIL images, arrays or tensors. Arrays have the colour order that `fit` was told;
+            RGB where it was told none.
+        group, product
+            See `fit`.
+        color : str, optional
+            "rgb" or "bgr", the colour order of these arrays.
 
         Returns
         -------
@@ -189,21 +376,58 @@ class Detector(nn.Module, ABC):
         Raises
         ------
         RuntimeError
-            Before `fit`.
+            Before `fit`, and in a process that was forked where it would hang.
+        ImageError
+            Where the only image cannot be used.
+        FloatingPointError
+            Names the image whose score is not finite: the weights are damaged.
+        ValueError
+            Where the detector has several products and an image names none of them.
         """
         self._must_be_fitted()
+        refuse_after_fork()
+        self.interrupted = None
+        samples, skipped = collect(images, group=group, product=product, color=color)
+        self._must_know_products(samples)
         self.to(self.device)
-        scores, grids, sizes, samples, failures = [], [], [], [], {}
-        with torch.inference_mode():
-            for batch, read, own in self._read(as_samples(images), failures, "predict"):
-                score, grid = self.patch_scores(batch)
-                scores.append(score.float().cpu())
-                grids.append(grid.float().cpu())
-                sizes += own
-                samples += read
-        grid = torch.cat(grids) if grids else torch.empty(0, 1, 1)
-        maps = AnomalyMaps(grid.clone(), self.image_size, self.smoothing, sizes)
-        return Prediction(torch.cat(scores).numpy() if scores else np.empty(0, np.float32), samples, maps, failures)
+        scores, grids, looks, read, failures = [], [], [], [], {}
+
+        def so_far() -> Prediction:
+            grid = torch.cat(grids) if grids else torch.empty(0, 1, 1)
+            maps = AnomalyMaps(grid.clone(), self.image_size, self.smoothing, [look.size for look in looks])
+            values = torch.cat(scores).numpy() if scores else np.empty(0, np.float32)
+            return Prediction(finite(values, read), read, maps, failures, self._p_values(values, read), skipped)
+
+        try:
+            with torch.inference_mode():
+                for batch, some, seen in self._read(samples, failures, "predict"):
+                    score, grid = self.patch_scores(batch)
+                    scores.append(score.float().cpu())
+                    grids.append(grid.float().cpu())
+                    looks += seen
+                    read += some
+        except KeyboardInterrupt:
+            self.interrupted = so_far()
+            raise
+        if failures and _is_single(images):
+            raise ImageError(next(iter(failures.values())))
+        return so_far()
+
+    def __repr__(self) -> str:
+        """In short; `modules()` has every layer."""
+        state = f"fitted, {len(self.normal_scores)} held-out parts" if self.fitted else "not fitted"
+        return f"{type(self).__name__}(image_size={self.image_size}, {state})"
+
+    def patch_scores(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Batch (B, 3, h, w) in [0, 1] to image scores (B,) and a grid of patch scores (B, h', w')."""
+        self._must_be_fitted()
+        looked = self.look(batch)
+        if not self.folds:
+            return self.score(looked)
+        folds: list[Any] = list(self.folds)
+        results = [fold.score(looked) for fold in folds]
+        scores, grids = (torch.stack(values).amin(0) for values in zip(*results, strict=True))  # equation (2.19)
+        return scores, grids
 
     def forward(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """Batch (B, 3, h, w) in [0, 1], already resized, to scores (B,) and maps (B, h, w). Tensors only."""
@@ -211,43 +435,74 @@ class Detector(nn.Module, ABC):
         height, width = batch.shape[-2:]
         return scores, full_size_maps(grids, (height, width), self.smoothing)
 
+    def threshold(self, alpha: float) -> float | dict[str, float]:
+        """The image score above which at most a share α of good parts lies, on average. Equation (2.17).
+
+        Parameters
+        ----------
+        alpha : float
+            α in (0, 1).
+
+        Returns
+        -------
+        float, or dict of str to float
+            Where `fit` was told products, one for each.
+
+        Raises
+        ------
+        ValueError
+            Where the held-out parts are too few, or none.
+        """
+        return self._per_product(self.normal_scores, alpha)
+
+    def pixel_threshold(self, alpha: float) -> float | dict[str, float]:
+        """As `threshold`, for the maps: with a share of at most α, a good part has any pixel above it."""
+        return self._per_product(self.normal_peaks, alpha)
+
+    def _per_product(self, values: Tensor, alpha: float) -> float | dict[str, float]:
+        if not len(values):
+            raise ValueError("no held-out images, so nothing says how high a good part may score: expected "
+                             "fit(…, validation=0.35), or folds= where there are few parts")
+        by_product = self._by_product(values)
+        if list(by_product) == [None]:
+            return conformal_threshold(values, alpha)
+        return {str(product): _threshold_of(product, of_it, alpha) for product, of_it in by_product.items()}
+
+    def _by_product(self, values: Tensor) -> dict[str | None, Tensor]:
+        products = [product for _, product in self.normal_parts]
+        return {product: values[[p == product for p in products]] for product in sorted(set(products), key=str)}
+
+    def _p_values(self, scores: np.ndarray, samples: list[Sample]) -> np.ndarray | None:
+        if not len(self.normal_scores):
+            return None
+        result = np.empty(len(scores))
+        for product, normals in self._by_product(self.normal_scores).items():
+            own = [product is None or s.product == product for s in samples]
+            result[own] = conformal_p_values(scores[own], normals)
+        return result
+
+    def _must_know_products(self, samples: list[Sample]) -> None:
+        known = {product for _, product in self.normal_parts} - {None}
+        if known and (other := next((s for s in samples if s.product not in known), None)):
+            raise ValueError(f"{other.path}: is of the product {other.product!r}, expected one with held-out parts, "
+                             f"{', '.join(sorted(map(str, known)))}; pass product= to predict")
+
     def _must_be_fitted(self) -> None:
         if not self.fitted:
             raise RuntimeError(f"{type(self).__name__} is not fitted: call fit(normal_images) or load(path) first")
 
     def _read(
         self, samples: list[Sample], failures: dict[str, str], what: str
-    ) -> Iterator[tuple[Tensor, list[Sample], list[tuple[int, int]]]]:
-        """Batches (B, 3, h, w) on the device, their samples and own sizes; two threads read one batch ahead."""
-
-        def read(sample: Sample) -> tuple[Tensor, tuple[int, int]] | str:
-            try:
-                image = sample.image
-            except ImageError as error:
-                return str(error)
-            _, height, width = image.shape
-            return resize_image(image, self.image_size), (height, width)
-
-        chunks = [samples[i : i + self.batch_size] for i in range(0, len(samples), self.batch_size)]
-        hidden = len(chunks) < 2
-        with ThreadPoolExecutor(2) as pool, tqdm(total=len(samples), desc=what, disable=hidden, leave=False) as bar:
-            ahead = [pool.submit(read, sample) for sample in chunks[0]] if chunks else []
-            for i, chunk in enumerate(chunks):
-                results = [future.result() for future in ahead]
-                ahead = [pool.submit(read, sample) for sample in chunks[i + 1]] if i + 1 < len(chunks) else []
-                good = [(r, s) for r, s in zip(results, chunk, strict=True) if not isinstance(r, str)]
-                failures.update({s.path: r for r, s in zip(results, chunk, strict=True) if isinstance(r, str)})
-                if good:
-                    batch = torch.stack([r[0] for r, _ in good]).to(self.device)
-                    yield batch, [s for _, s in good], [r[1] for r, _ in good]
-                bar.update(len(chunk))
+    ) -> Iterator[tuple[Tensor, list[Sample], list[Look]]]:
+        return read_batches(samples, self.reading, self.image_size, self.batch_size, self.device, failures, what)
 
     # ------------------------------------------------------------------ save and load
 
     def save(self, path: str | Path) -> None:
         """Write the fitted detector as one safetensors file, whole or not at all.
 
-        It holds every statistic and the frozen network's weights; of a module of your own, its fingerprint.
+        It holds every statistic, the reading contract, the frozen network's weights (of a module of your own, its
+        fingerprint), the versions of adlib and torch, and a checksum over all of it.
 
         Raises
         ------
@@ -255,18 +510,15 @@ class Detector(nn.Module, ABC):
             Before `fit`.
         FileNotFoundError
             Where the folder is missing.
+        OSError
+            Where the disk is full; an old file stays as it was.
         """
         self._must_be_fitted()
-        tensors = {k: v for k, v in self.state_dict().items() if not self._may_be_missing(k)}
-        about = {
-            "format": FORMAT, "method": type(self).__name__, "frozen": self.frozen_name,
-            "fingerprint": self._fingerprint(), "config": self.config(),
-        }  # fmt: skip
-        write_tensors(Path(path), tensors, about)
+        save_detector(self, Path(path))
 
     @classmethod
     def load(cls, path: str | Path, *, device: str = "auto", **own: nn.Module) -> Self:
-        """Read a detector that `save` wrote.
+        """Read a detector that `save` wrote. What a file says is checked as the constructor checks its arguments.
 
         Parameters
         ----------
@@ -281,64 +533,44 @@ class Detector(nn.Module, ABC):
         Raises
         ------
         ValueError
-            Names the file where it is of another method or module, or is not adlib's.
-        FileNotFoundError
-            Where there is none.
+            Names the file where it is damaged, of another method, module or version, or not adlib's.
+        FileNotFoundError, PermissionError
+            Where there is none, or it may not be read.
         """
-        path = Path(path)
-        frozen = next(iter(inspect.signature(cls).parameters))
-        if own.keys() - {frozen}:
-            raise TypeError(f"load() got {', '.join(own)}: expected {frozen}= alone, and only for a module of your own")
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file; expected one that {cls.__name__}.save wrote")
-        about, tensors = read_tensors(path)
-        if about.get("method") != cls.__name__:
-            raise ValueError(f"{path}: expected a {cls.__name__} saved by adlib, found {about.get('method', 'none')}")
-        if about.get("format") != FORMAT:
-            raise ValueError(f"{path}: has the file format {about.get('format')}, expected {FORMAT}: another version "
-                             "of adlib wrote it; fit and save the detector again, or install that version")
-        if about["frozen"] is None and not own:
-            raise ValueError(f"{path}: was fitted with a module of your own: pass it as {frozen}=")
-        if about["frozen"] is not None and own:
-            raise ValueError(f"{path}: holds its own {frozen} {about['frozen']}: pass none")
-        make: Any = cls  # every method's constructor has `pretrained`
-        detector = make(own.get(frozen, about["frozen"]), pretrained=False, device=device, **about["config"])
-        if detector._fingerprint() != about["fingerprint"]:
-            raise ValueError(f"{path}: the {frozen} given has other weights than the one it was fitted with")
-        detector._restore(tensors, path)
-        return detector
+        return load_detector(cls, Path(path), pick_device(device), own)
 
-    def _fingerprint(self) -> str | None:
-        return None if self.frozen_name else fingerprint(self.frozen)
-
-    def _may_be_missing(self, name: str) -> bool:
-        """Whether a file need not hold this entry of `state_dict`: counters, and a module of the user's own."""
-        place = next(n for n, module in self.named_modules() if module is self.frozen)
-        return name.endswith("num_batches_tracked") or (self.frozen_name is None and name.startswith(f"{place}."))
-
-    def _restore(self, tensors: dict[str, Tensor], path: Path) -> None:
-        own = [name for name in self.state_dict() if not self._may_be_missing(name)]
-        if missing := sorted(set(own) - tensors.keys()):
-            raise ValueError(f"{path}: lacks {missing[0]} and {len(missing) - 1} more; save the detector again")
-        for name, buffer in list(self.named_buffers()):
-            if name in tensors and buffer.shape != tensors[name].shape:  # what fit makes has no size yet
-                self.get_submodule(name.rpartition(".")[0]).register_buffer(name.rpartition(".")[2], tensors[name])
-        try:
-            self.load_state_dict(tensors, strict=False)
-        except RuntimeError as error:
-            raise ValueError(f"{path}: does not fit the detector it names ({error})") from None
-        self.to(self.device)
+    def must_give_scores(self) -> None:
+        """Raise an error where what was learnt does not go together, as it may not in a file of another origin."""
+        self._must_be_fitted()
+        if bool((self.normal_scores.diff() < 0).any()) or not (
+            len(self.normal_scores) == len(self.normal_peaks) == len(self.normal_parts)
+        ):
+            raise ValueError("the held-out scores are not in rising order, or not one for each part")
+        with torch.no_grad():
+            scores, grid = self.patch_scores(torch.zeros(1, 3, *self.image_size))
+        if not bool(torch.isfinite(scores).all()) or not bool(torch.isfinite(grid).all()):
+            raise ValueError("the scores of a black image are not finite")
 
 
-def _must_be_apart(train: list[Sample], validation: list[Sample]) -> None:
-    """Refuse images, or parts, that are on both sides: their scores would be too low for a threshold."""
-    files = {s.path for s in train if not s.path.startswith("image[")}
-    groups = {s.group for s in train if s.group is not None}
-    for sample in validation:
-        if sample.path in files:
-            raise ValueError(f"{sample.path}: is in train and in validation; see datasets.hold_out")
-        if sample.group in groups:
-            raise ValueError(f"{sample.path}: its group {sample.group} is also in train; see datasets.hold_out")
+def _must_all_have_products(samples: list[Sample]) -> None:
+    without = next((s for s in samples if s.product is None), None)
+    if without and (other := next((s for s in samples if s.product is not None), None)):
+        raise ValueError(f"{without.path}: names no product, but {other.path} is of the product {other.product!r}, "
+                         "expected one for each held-out image; pass product= for all")
+
+
+def _threshold_of(product: str | None, values: Tensor, alpha: float) -> float:
+    try:
+        return conformal_threshold(values, alpha)
+    except ValueError as error:
+        raise ValueError(f"product {product}: {error}") from None
+
+
+def _is_single(images: object) -> bool:
+    """Whether a user has given one image, and not a folder or several."""
+    if isinstance(images, (np.ndarray, Tensor)):
+        return images.ndim < 4
+    return isinstance(images, (Image.Image, Sample)) or isinstance(images, (str, Path)) and not Path(images).is_dir()
 
 
 def readable_bytes(count: float) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from adlib import metrics
+from adlib.folders import some_names
 from adlib.prediction import Prediction
 
 
 def evaluate(prediction: Prediction, *, confidence: float = 0.95, seed: int = 0) -> dict[str, dict[str, float]]:
     """Image AUROC, pixel AUROC and AU-PRO with their intervals, average precision and the largest F1.
 
+    For a folder ``test`` with subfolders such as good and scratch:
+    ``evaluate(detector.predict(ImageFolder("good_parts", "test").test))``, see `adlib.datasets.ImageFolder`.
     Maps and masks are held at the images' own sizes while this runs: 5 bytes a pixel, and some copies.
 
     Parameters
@@ -30,8 +33,14 @@ def evaluate(prediction: Prediction, *, confidence: float = 0.95, seed: int = 0)
     Raises
     ------
     ValueError
-        In words, where a class is missing.
+        In words, where a class or a label is missing.
     """
+    found = {sample.label for sample in prediction.samples}
+    if found in ({0}, {1}):
+        kinds = some_names(sorted({sample.kind for sample in prediction.samples}), 20)
+        missing = "normal" if found == {1} else "anomalous"
+        raise ValueError(f"{len(prediction.samples)} images, none of them {missing}: expected both; the kinds found "
+                         f"are {kinds}. A folder of good parts is called good, ok or normal")
     targets, scores, groups = prediction.targets, prediction.scores, prediction.groups
     options: dict[str, Any] = {"groups": groups, "confidence": confidence, "seed": seed}
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adlib.backbones import MEAN, STD
+from adlib.checks import layer_names, whole
 
 
 class PatchFeatures(nn.Module):
@@ -27,12 +28,12 @@ class PatchFeatures(nn.Module):
     neighbourhood : int
         p, odd.
     stride : int
-        s, at least 1.
+        s, at least 1; at most the rows and columns of cells, see `check_stride`.
 
     Raises
     ------
     ValueError
-        For no layer, an even neighbourhood, or a stride below 1.
+        For no layer or one twice, an even neighbourhood, or a stride below 1.
 
     References
     ----------
@@ -43,14 +44,11 @@ class PatchFeatures(nn.Module):
         self, backbone: nn.Module, layers: Sequence[str] = ("layer2", "layer3"), neighbourhood: int = 3, stride: int = 1
     ) -> None:
         super().__init__()
-        if not layers:
-            raise ValueError("layers: expected at least one, such as ('layer2', 'layer3')")
-        if neighbourhood < 1 or neighbourhood % 2 == 0:
+        self.layers, self.stride = layer_names(layers), whole("stride", stride)
+        self.neighbourhood = whole("neighbourhood", neighbourhood, most=1023)
+        if neighbourhood % 2 == 0:
             raise ValueError(f"neighbourhood = {neighbourhood}: expected an odd number, so that a cell is its centre")
-        if stride < 1:
-            raise ValueError(f"stride = {stride}: expected at least 1")
         self.backbone = backbone.to(memory_format=torch.channels_last)  # about a quarter faster on CPUs
-        self.layers, self.neighbourhood, self.stride = tuple(layers), neighbourhood, stride
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 
@@ -59,6 +57,15 @@ class PatchFeatures(nn.Module):
         super().train(mode)
         self.backbone.eval()
         return self
+
+    def check_stride(self, image_size: tuple[int, int]) -> None:
+        """Raise ValueError where images of this size have fewer rows or columns of cells than one stride."""
+        if self.stride > 1:
+            with torch.no_grad():
+                rows, columns = self.all_cells(self.mean.new_zeros(1, 3, *image_size)).shape[-2:]
+            if self.stride > min(rows, columns):
+                raise ValueError(f"stride = {self.stride}: expected at most {min(rows, columns)}, as images of "
+                                 f"{image_size} pixels have {rows} rows and {columns} columns of cells")
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] to features (B, C, h, w), C the sum of the layers' channels."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from adlib.backbones import SHIPPED, load_backbone
+from adlib.checks import layer_names, number, whole
 from adlib.coreset import k_center_greedy, random_projection
 from adlib.detector import Detector, readable_bytes
 from adlib.features import PatchFeatures, spread, to_rows
@@ -54,6 +55,8 @@ class PatchCore(Detector):
     Roth et al., CVPR 2022.
     """
 
+    LEARNT = ("memory_bank",)
+
     memory_bank: Tensor
 
     def __init__(
@@ -66,7 +69,7 @@ class PatchCore(Detector):
         coreset_ratio: float = 0.1,
         projection: int | None = None,
         reweighting: int | None = 9,
-        image_size: int | tuple[int, int] = 224,
+        image_size: int | tuple[int, int] | None = None,
         smoothing: float = 4.0,
         max_memory: float = 8e9,
         batch_size: int = 16,
@@ -76,27 +79,21 @@ class PatchCore(Detector):
     ) -> None:
         super().__init__(backbone, image_size=image_size, smoothing=smoothing, batch_size=batch_size, device=device,
                          seed=seed)
-        network = load_backbone(backbone, layers, pretrained=pretrained, seed=seed, image_size=self.image_size)
+        layers = layer_names(layers)
+        network = load_backbone(backbone, layers, pretrained=pretrained, seed=self.seed, image_size=self.image_size)
         self.features = PatchFeatures(network, layers, neighbourhood, stride)
-        self.layers, self.neighbourhood, self.stride = tuple(layers), neighbourhood, stride
-        if not 0 < coreset_ratio <= 1:
-            raise ValueError(f"coreset_ratio = {coreset_ratio}: expected a share in (0, 1]; 0.1 keeps a tenth")
-        if projection is not None and projection < 1:
-            raise ValueError(f"projection = {projection}: expected a dimension of at least 1, or None")
-        if reweighting is not None and reweighting < 1:
-            raise ValueError(f"reweighting = {reweighting}: expected a number b of at least 1, or None for none")
-        self.coreset_ratio, self.projection = coreset_ratio, projection
-        self.reweighting, self.max_memory = reweighting, max_memory
+        self.features.check_stride(self.image_size)
+        self.layers, self.neighbourhood, self.stride = layers, self.features.neighbourhood, self.features.stride
+        self.coreset_ratio = number("coreset_ratio", coreset_ratio, "(0, 1]")
+        self.projection = None if projection is None else whole("projection", projection)
+        self.reweighting = None if reweighting is None else whole("reweighting", reweighting)
+        self.max_memory = number("max_memory", max_memory, "(0, inf]")
         self.register_buffer("memory_bank", torch.empty(0, 0))  # M_C (N_C, C)
         self._searchable: tuple[tuple[int, int], Bank] | None = None
 
     @property
     def frozen(self) -> nn.Module:
         return self.features.backbone
-
-    @property
-    def fitted(self) -> bool:
-        return len(self.memory_bank) > 0
 
     # ------------------------------------------------------------------ training
 
@@ -114,6 +111,7 @@ class PatchCore(Detector):
         return round(images * h * w * 4 * (c if self.coreset_ratio == 1 else c + copies))
 
     def _plan(self, count: int) -> str:
+        self.features.check_stride(self.image_size)
         needed = self.memory_needed(count)
         if needed > self.max_memory:
             raise ValueError(
@@ -146,10 +144,13 @@ class PatchCore(Detector):
 
     # ------------------------------------------------------------------ scoring
 
-    def patch_scores(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+    def look(self, batch: Tensor) -> Tensor:
+        """Patch features of all cells (B, C, h*, w*), equation (2.2)."""
+        return self.features.all_cells(batch)
+
+    def score(self, looked: Tensor) -> tuple[Tensor, Tensor]:
         """Image scores (B,), equations (2.13) and (2.14), and patch scores (B, h*, w*), equation (2.11)."""
-        self._must_be_fitted()
-        cells = self.features.all_cells(batch)  # (B, C, h*, w*)
+        cells = looked  # (B, C, h*, w*)
         features = cells[:, :, :: self.stride, :: self.stride]  # (B, C, h', w')
         (rows, columns), (b, _, h, w) = cells.shape[-2:], features.shape
         queries = to_rows(features)  # (B·h'·w', C)

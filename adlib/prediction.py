@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,38 +74,95 @@ class AnomalyMaps(Sequence):
         return working[0].numpy()
 
 
-@dataclass(frozen=True)
+def finite(scores: np.ndarray, samples: list[Sample]) -> np.ndarray:
+    """The scores, or a FloatingPointError that names the first image whose score is NaN or infinite."""
+    if not np.isfinite(scores).all():
+        bad = int(np.flatnonzero(~np.isfinite(scores))[0])
+        raise FloatingPointError(f"{samples[bad].path}: its score is {scores[bad]}, expected a finite number; the "
+                                 "detector's weights are damaged or were trained to nothing: load or fit it again")
+    return scores
+
+
+@dataclass(frozen=True, repr=False)
 class Prediction:
-    """What a detector says of N images.
+    """What a detector says of the images that it was given: of each a score, or why there is none.
 
     Attributes
     ----------
     scores : ndarray (N,) float32
-        Higher is more anomalous.
+        Higher is more anomalous; finite.
     samples : list of Sample
         Those N images, in the same order.
     maps : sequence of N ndarrays (H_i, W_i)
         At each image's own size, made when asked for.
-    failures : dict of path to reason
-        The images that could not be read; they have no score.
+    failures : dict of name to reason
+        The images that have no score. Where a name comes again, " (2)" and so on is added to it, so that the number of
+        images is always N and that of the failures.
+    p_values : ndarray (N,) or None
+        The share of good parts that look at least as odd, by the held-out ones, see
+        `adlib.threshold.conformal_p_values`; among those of its product, where there are several. None where the
+        detector was fitted without held-out images.
+    skipped : list of Path
+        Files of the given folder that are no pictures by their endings.
     """
 
     scores: np.ndarray
     samples: list[Sample]
     maps: AnomalyMaps
     failures: dict[str, str] = field(default_factory=dict)
+    p_values: np.ndarray | None = None
+    skipped: list[Path] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        """In short: how many of each."""
+        return (f"Prediction({len(self.scores)} scores, {len(self.failures)} failures, {len(self.skipped)} files that "
+                "are no pictures)")
+
+    def defective(self, threshold: float | Mapping[str, float]) -> np.ndarray:
+        """The decision: which of the N images have a score above the threshold, (N,) bool.
+
+        Parameters
+        ----------
+        threshold : float or dict of str to float
+            As `Detector.threshold` gives it: one number, or one for each product.
+
+        Raises
+        ------
+        ValueError
+            Where it is not finite, or none is given for an image's product.
+        """
+        if isinstance(threshold, Mapping):
+            if unknown := next((s for s in self.samples if s.product not in threshold), None):
+                raise ValueError(f"{unknown.path}: is of the product {unknown.product!r}, expected one of "
+                                 f"{', '.join(map(str, threshold))}; pass product= to predict")
+            limits = np.array([threshold[str(s.product)] for s in self.samples], np.float64)
+        else:
+            limits = np.full(len(self.scores), float(threshold))
+        if not np.isfinite(limits).all():
+            raise ValueError(f"threshold = {threshold}: expected a finite number")
+        return self.scores.astype(np.float64) > limits
 
     @property
     def targets(self) -> np.ndarray:
-        """The ground truth (N,), int64; 0 normal, 1 anomalous."""
+        """The ground truth (N,), int64; 0 normal, 1 anomalous.
+
+        Raises
+        ------
+        ValueError
+            Where an image has none: a folder of new parts has no ground truth.
+        """
+        if unknown := [sample.path for sample in self.samples if sample.label is None]:
+            raise ValueError(f"{len(unknown)} of {len(self.samples)} images have no ground truth, such as "
+                             f"{unknown[0]}: expected labelled samples; ImageFolder(good, test).test takes labels "
+                             "from folder names. To decide without them: defective(threshold)")
         return np.array([sample.label for sample in self.samples], np.int64)
 
     @property
     def groups(self) -> list[str | None]:
-        """The group of each image (N,), or None."""
+        """The part that each image shows (N,), or None."""
         return [sample.group for sample in self.samples]
 
     def masks(self) -> list[np.ndarray | None]:
-        """The N ground-truth masks (H_i, W_i), bool; None for an anomalous image that has none. Read now."""
+        """The N ground-truth masks (H_i, W_i), bool; None for an image that has none and is not known to be normal."""
         masks = [sample.mask for sample in self.samples]
         return [None if mask is None else mask.numpy() for mask in masks]

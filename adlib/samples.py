@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,11 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from adlib.images import IMAGE_EXTENSIONS, ImageError, ImageSource, read_image, read_mask, read_size
+from adlib.folders import DatasetError, group_names, list_images, some_names
+from adlib.images import ImageError, ImageSource, read_image, read_mask, read_size
 
-
-class DatasetError(ValueError):
-    """A data set that is not where, or not what, it should be. The message says what was expected and found."""
+Names = str | Callable[[Path], object] | Sequence[str] | None  # of parts or products, see `as_samples`
 
 
 @dataclass(frozen=True)
@@ -46,25 +47,27 @@ class Sample:
 
     Attributes
     ----------
-    label : int
-        0 normal, 1 anomalous.
+    label : int or None
+        0 normal, 1 anomalous, None where nobody has said.
     kind : str
-        "good" or the name of the defect.
+        "good", the name of the defect, or "unlabelled".
     path : str
         The file, or a readable identity such as "fabric/test/hole/003" where there is no file.
     group : str or None
-        What images share that belong together (exposures of one part).
+        The part that the image shows; what several images of one part share.
     logical : bool
         Every part is intact, but its number, its place or the combination is wrong (a logical anomaly).
     image_source, mask_source
         What `read_image` and `read_mask` take, or a function that makes the tensor.
     region_source : callable, optional
         Makes the regions, where they are more than the mask.
-    max_value : float, optional
-        Passed on to `read_image`.
+    max_value, color
+        Passed on to `read_image`; None where nobody has said.
+    product : str or None
+        The kind of part, where one detector inspects several; each has its own threshold.
     """
 
-    label: int
+    label: int | None
     kind: str
     path: str
     group: str | None = None
@@ -73,19 +76,29 @@ class Sample:
     mask_source: ImageSource | Callable[[], Tensor] | None = field(repr=False, compare=False, default=None)
     region_source: Callable[[], tuple[Region, ...]] | None = field(repr=False, compare=False, default=None)
     max_value: float | None = field(repr=False, compare=False, default=None)
+    color: str | None = field(repr=False, compare=False, default=None)
+    product: str | None = None
 
     @property
     def image(self) -> Tensor:
         """The image (3, H, W), float32 in [0, 1]; `ImageError`, naming the file, where it cannot be read."""
         if callable(self.image_source):
-            return self.image_source()
-        return read_image(self.image_source, max_value=self.max_value, name=self.path)
+            return _made(self.image_source(), self.path)
+        return read_image(self.image_source, max_value=self.max_value, name=self.path, color=self.color or "rgb")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width. Of a file only the header is read; a function is called."""
+        if callable(self.image_source):
+            height, width = self.image_source().shape[-2:]
+            return height, width
+        return read_size(self.image_source, name=self.path)
 
     @property
     def mask(self) -> Tensor | None:
         """The ground truth (H, W), bool, at the image's own size.
 
-        All False for a normal image without a mask file; None for an anomalous one that has no mask.
+        All False for a normal image without a mask file; None for any other that has no mask.
 
         Raises
         ------
@@ -95,9 +108,9 @@ class Sample:
         if callable(self.mask_source):
             return self.mask_source()
         if self.mask_source is None:
-            return torch.zeros(self._size(), dtype=torch.bool) if self.label == 0 else None
+            return torch.zeros(self.size, dtype=torch.bool) if self.label == 0 else None
         mask = read_mask(self.mask_source)
-        size = self._size()
+        size = self.size
         if tuple(mask.shape) != size:
             where = self.mask_source if isinstance(self.mask_source, (str, Path)) else "mask"
             raise ImageError(f"{where}: the mask is {mask.shape[0]} × {mask.shape[1]} (height × width), expected "
@@ -117,48 +130,48 @@ class Sample:
             return ()
         return (Region(mask, int(mask.sum()), self.kind),)
 
-    def _size(self) -> tuple[int, int]:
-        if callable(self.image_source):
-            height, width = self.image_source().shape[-2:]
-            return height, width
-        return read_size(self.image_source, name=self.path)
-
 
 def image_files(folder: str | Path) -> list[Path]:
-    """All image files in a folder and below, sorted by path; hidden files and folders are passed over.
+    """Every picture in a folder and below, sorted, and what might hold one: see `adlib.folders.list_images`.
 
     Raises
     ------
     DatasetError
-        Where there is no such folder or no image in it.
+        Where there is no such folder or no picture in it.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise DatasetError(f"{folder}: {'is a file' if folder.exists() else 'does not exist'}, "
-                           "expected a folder of images; check the path")
-    files = [f for f in sorted(folder.rglob("*")) if not _hidden(f.relative_to(folder)) and f.is_file()]
-    images = [f for f in files if f.suffix.lower() in IMAGE_EXTENSIONS]
-    if not images:
-        raise DatasetError(f"{folder}: holds no image, expected files ending in {', '.join(IMAGE_EXTENSIONS)}; "
-                           f"found {some_names(f.name for f in files) or 'no files'}")
-    return images
+    return list_images(folder)[0]
 
 
-def as_samples(source: object, *, max_value: float | None = None) -> list[Sample]:
+def as_samples(
+    source: object,
+    *,
+    max_value: float | None = None,
+    color: str | None = None,
+    group: Names = None,
+    product: Names = None,
+) -> list[Sample]:
     """Make a list of samples of what a user has.
 
-    What has no label gets label 0 and kind "good": by convention, not by knowledge. Images without a file are
-    named "image[0]", "image[1]", and so on. Nothing is read here, so a broken file, or a missing one of a list,
-    is found when its image is asked for.
+    What has no label gets label None and kind "unlabelled". Images without a file are named "image[0]", "image[1]",
+    and so on. Nothing is read here, so a broken file, or a missing one of a list, is found when its image is asked for.
 
     Parameters
     ----------
     source : object
-        A sequence of Sample (returned as a list); a folder (all images in it and below); a path of a file; a PIL image,
-        an array or a tensor; a 4-D batch, tensor (N, C, H, W) or array (N, H, W, C); or a list of paths, PIL images,
-        arrays or tensors. A 3-D tensor or array is one image.
+        A sequence of Sample; a folder (all images in it and below); a path of a file; a PIL image, an array or a
+        tensor; a 4-D batch, tensor (N, C, H, W) or array (N, H, W, C); or a list of paths, PIL images, arrays or
+        tensors. A 3-D tensor or array is one image.
     max_value : float, optional
-        See `read_image`. Samples keep their own.
+        See `read_image`. Samples that have one keep their own.
+    color : str, optional
+        The order of colours in arrays and tensors, "rgb" or "bgr" (a camera library's frame). Samples that have one
+        keep their own.
+    group : str, callable or list of str, optional
+        The part that each picture shows, for pictures of which several show one part: a regular expression, searched in
+        the path below the folder, whose first group, or whole match, is the part's name; a function of the path; or a
+        list of names.
+    product : str, callable or list of str, optional
+        The kind of part, in the same way, where there are several.
 
     Returns
     -------
@@ -167,12 +180,35 @@ def as_samples(source: object, *, max_value: float | None = None) -> list[Sample
     Raises
     ------
     DatasetError
-        For an empty source, one of another type, or a single path where nothing lies.
+        For an empty source, one of another type, a single path where nothing lies, or a path that a pattern does not
+        fit.
     """
-    if isinstance(source, (str, Path)) and not Path(source).exists():
+    return collect(source, max_value=max_value, color=color, group=group, product=product)[0]
+
+
+def collect(
+    source: object,
+    *,
+    max_value: float | None = None,
+    color: str | None = None,
+    group: Names = None,
+    product: Names = None,
+) -> tuple[list[Sample], list[Path]]:
+    """As `as_samples`; also the files of a folder that are no pictures by their endings. It warns where there are some.
+
+    Hidden files are listed, but no reason for a warning.
+    """
+    if color not in (None, "rgb", "bgr"):
+        raise ValueError(f"color = {color!r}: expected 'rgb' or 'bgr', the order of the colours in arrays")
+    base, skipped = None, []
+    if isinstance(source, str) and not source.strip() or source is None:
+        raise DatasetError(f"{source!r}: is no path, expected a folder of images or one image; give its name")
+    if isinstance(source, (str, Path)) and not os.path.lexists(source):
         raise DatasetError(f"{source}: does not exist, expected a folder of images or one image; check the path")
     if isinstance(source, (str, Path)) and Path(source).is_dir():
-        items: list[object] = list(image_files(source))
+        base = Path(source)
+        found, skipped = list_images(base)
+        items: list[object] = list(found)
     elif isinstance(source, (str, Path, Image.Image, Sample)):
         items = [source]
     elif isinstance(source, (Tensor, np.ndarray)):
@@ -180,79 +216,58 @@ def as_samples(source: object, *, max_value: float | None = None) -> list[Sample
     elif isinstance(source, Iterable):
         items = list(source)
     else:
-        raise DatasetError(f"{type(source).__name__}: cannot be taken as images, expected samples, a folder, "
-                           "paths, PIL images, arrays or tensors; convert it to one of these")
+        raise DatasetError(f"{type(source).__name__}: cannot be taken as images, expected samples (of a data set its "
+                           "train or test), a folder, paths, PIL images, arrays or tensors; convert it to one of these")
     if not items:
         raise DatasetError("no images: the source is empty, expected at least one; check how it was made")
-    return [_as_sample(item, index, max_value) for index, item in enumerate(items)]
+    if base:
+        warn_of_skipped(base, skipped, 4)
+    samples = [_as_sample(item, index, max_value, color) for index, item in enumerate(items)]
+    paths = [Path(sample.path) for sample in samples]
+    if group is not None:
+        names = group_names(paths, group, base)
+        samples = [replace(sample, group=name) for sample, name in zip(samples, names, strict=True)]
+    if product is not None:
+        names = group_names(paths, product, base, role="product")
+        samples = [replace(sample, product=name) for sample, name in zip(samples, names, strict=True)]
+    return samples, skipped
 
 
-def hold_out(samples: Sequence[Sample], share: float = 0.1, seed: int = 0) -> tuple[list[Sample], list[Sample]]:
-    """Split off about `share` of the samples, whole groups at a time.
-
-    Samples whose group is None stand alone. Groups are drawn in an order that `seed` fixes until `share` of
-    the samples, and at least one group, is held.
-
-    Parameters
-    ----------
-    samples : sequence of Sample
-    share : float
-        In (0, 1).
-    seed : int
-
-    Returns
-    -------
-    (list of Sample, list of Sample)
-        The rest and what is held out, each in the given order.
-
-    Raises
-    ------
-    ValueError
-        For a share outside (0, 1).
-    DatasetError
-        Where nothing would be left.
-    """
-    if not 0 < share < 1:
-        raise ValueError(f"share is {share}, expected a number between 0 and 1; 0.1 holds out a tenth")
-    groups: dict[object, list[int]] = {}
-    for index, sample in enumerate(samples):
-        groups.setdefault(index if sample.group is None else sample.group, []).append(index)
-    members = list(groups.values())
-    wanted = share * len(samples)
-    held: set[int] = set()
-    for position in np.random.default_rng(seed).permutation(len(members)):
-        if held and len(held) + len(members[position]) / 2 > wanted:
-            break
-        held.update(members[position])
-    if len(held) == len(samples):
-        raise DatasetError(f"{len(samples)} samples in {len(members)} group(s): holding out {share:g} leaves "
-                           "none to train on, expected at least two groups; add images")
-    rest = [sample for index, sample in enumerate(samples) if index not in held]
-    return rest, [samples[index] for index in sorted(held)]
+def warn_of_skipped(base: Path, skipped: Sequence[Path], stacklevel: int) -> None:
+    """Warn of a folder's files that are no pictures by their endings; not of hidden ones."""
+    if shown := [str(f.relative_to(base)) for f in skipped if not _hidden(f.relative_to(base))]:
+        warnings.warn(f"{base}: {len(shown)} file(s) passed over, which are no pictures by their endings: "
+                      f"{some_names(shown)}", stacklevel=stacklevel)
 
 
 def in_memory(samples: Iterable[Sample]) -> list[Sample]:
     """The same samples with image and mask read now and kept: 13 bytes a pixel. For small sets used many times."""
-    # The image is in [0, 1] by now: `max_value` must not be applied again.
-    return [replace(s, image_source=s.image, mask_source=s.mask, max_value=None) for s in samples]
+    # The image is in [0, 1] and RGB by now: neither must be applied again.
+    return [replace(s, image_source=s.image, mask_source=s.mask, max_value=1.0, color="rgb") for s in samples]
 
 
-def _as_sample(item: object, index: int, max_value: float | None) -> Sample:
-    if isinstance(item, Sample):
-        return item
+def _as_sample(item: object, index: int, max_value: float | None, color: str | None) -> Sample:
+    if isinstance(item, Sample):  # what it says of itself counts more
+        own = (max_value if item.max_value is None else item.max_value, item.color or color)
+        return item if own == (item.max_value, item.color) else replace(item, max_value=own[0], color=own[1])
     if isinstance(item, (str, Path)):
-        return Sample(0, "good", str(item), image_source=item, max_value=max_value)
+        return Sample(None, "unlabelled", str(item), image_source=item, max_value=max_value, color=color)
     if isinstance(item, (Image.Image, np.ndarray, Tensor)):
-        return Sample(0, "good", f"image[{index}]", image_source=item, max_value=max_value)
+        return Sample(None, "unlabelled", f"image[{index}]", image_source=item, max_value=max_value, color=color)
     raise DatasetError(f"item {index} is of type {type(item).__name__}, expected a sample, a path, a PIL image, "
                        "an array or a tensor; convert it to one of these")
 
 
+def _made(image: object, name: str) -> Tensor:
+    """The image that a function has made, or an ImageError where it is none."""
+    if not isinstance(image, Tensor) or image.ndim != 3 or len(image) != 3 or not image.is_floating_point():
+        found = f"{tuple(image.shape)} {image.dtype}" if isinstance(image, Tensor) else type(image).__name__
+        raise ImageError(f"{name}: its function gives {found}, expected a float tensor (3, H, W); see read_image")
+    if not bool(((image >= -1e-6) & (image <= 1 + 1e-6)).all()):  # beyond rounding; NaN is neither
+        raise ImageError(f"{name}: its function gives values outside [0, 1], or NaN, expected values from 0 to 1; "
+                         "divide by the value of full brightness")
+    return image.float().clamp(0, 1)
+
+
 def _hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
-
-
-def some_names(names: Iterable[str], limit: int = 8) -> str:
-    """The first few names for a message."""
-    listed = list(names)
-    return ", ".join(listed[:limit]) + (f" and {len(listed) - limit} more" if len(listed) > limit else "")

@@ -5,20 +5,22 @@ Source: Liu, Zhou, Xu, Wang, SimpleNet: A Simple Network for Image Anomaly Detec
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adlib.backbones import SHIPPED, fingerprint, load_backbone
+from adlib.checks import flag, layer_names, number, whole
 from adlib.detector import Detector, readable_bytes
 from adlib.features import PatchFeatures, spread, to_rows
 from adlib.training import Training, epoch_order
@@ -269,16 +271,18 @@ def check_options(
     hidden: int | None, **_: Any,
 ) -> None:  # fmt: skip
     """Raise ValueError for options that `train_head` could not follow, before any work is done."""
-    if epochs < 1 or images_per_step < 1:
-        raise ValueError(f"epochs = {epochs}, images_per_step = {images_per_step}: expected at least 1 of each")
-    if len(learning_rates) != 2 or not all(0 < rate < math.inf for rate in learning_rates):
+    whole("epochs", epochs)
+    whole("images_per_step", images_per_step)
+    if not isinstance(learning_rates, (tuple, list)) or len(learning_rates) != 2:
         raise ValueError(f"learning_rates = {learning_rates}: expected two positive numbers, such as {RATES}, for the "
                          "adaptor and the discriminator")
+    for rate in learning_rates:
+        number("learning_rates", rate, "(0, inf)")
     if decay not in DECAYS or adaptor not in ADAPTORS:
         raise ValueError(f"decay = {decay!r}, adaptor = {adaptor!r}: expected one of {', '.join(DECAYS)}, and one of "
                          f"{', '.join(ADAPTORS)}")
-    if hidden is not None and hidden < 1:
-        raise ValueError(f"hidden = {hidden}: expected at least 1, or None for two thirds of the channels")
+    if hidden is not None:
+        whole("hidden", hidden, most=65_536)
 
 
 def _groups(head: Head, rates: tuple[float, float]) -> list[dict[str, Any]]:
@@ -342,7 +346,8 @@ class SimpleNet(Detector):
     max_memory : float
         Bytes that the training features may take; more go to a temporary file. They are computed once.
     features_folder : path, optional
-        Where that file lies, by default the system's folder; it is deleted at the end.
+        Where that file lies, by default the system's folder. It has no name and goes with the process, even a killed
+        one.
     checkpoint : path, optional
         A file that the training writes to and goes on from, see `adlib.training.Training`.
     image_size, smoothing, batch_size, device, seed
@@ -368,6 +373,8 @@ class SimpleNet(Detector):
     settings.
     """
 
+    LEARNT = ("weight", "bias", "last")
+
     weight: Tensor
     bias: Tensor
     last: Tensor
@@ -388,7 +395,7 @@ class SimpleNet(Detector):
         images_per_step: int = 4,
         learning_rates: tuple[float, float] = RATES,
         decay: str = "cosine",
-        image_size: int | tuple[int, int] = 224,
+        image_size: int | tuple[int, int] | None = None,
         smoothing: float = 4.0,
         max_memory: float = 8e9,
         features_folder: str | Path | None = None,
@@ -400,18 +407,20 @@ class SimpleNet(Detector):
     ) -> None:
         super().__init__(backbone, image_size=image_size, smoothing=smoothing, batch_size=batch_size, device=device,
                          seed=seed)
-        network = load_backbone(backbone, layers, pretrained=pretrained, seed=seed, image_size=self.image_size)
+        layers = layer_names(layers)
+        network = load_backbone(backbone, layers, pretrained=pretrained, seed=self.seed, image_size=self.image_size)
         self.features = PatchFeatures(network, layers, neighbourhood, stride)
-        self.layers, self.neighbourhood, self.stride = tuple(layers), neighbourhood, stride
+        self.features.check_stride(self.image_size)
+        self.layers, self.neighbourhood, self.stride = layers, self.features.neighbourhood, self.features.stride
         if adaptor == "mlp":
             raise ValueError("adaptor = 'mlp': expected 'linear' or 'none', which fold into the discriminator; "
                              "for two layers, use train_head")
-        if noise is not None and not 0 < noise < math.inf or not 0 < noise_ratio < math.inf:
-            raise ValueError(f"noise = {noise}, noise_ratio = {noise_ratio}: expected positive numbers, or noise=None")
-        self.adaptor, self.adaptor_bias, self.hidden = adaptor, adaptor_bias, hidden
+        self.adaptor, self.adaptor_bias, self.hidden = adaptor, flag("adaptor_bias", adaptor_bias), hidden
         self.epochs, self.images_per_step, self.decay = epochs, images_per_step, decay
-        self.learning_rates = tuple(learning_rates)
-        self.noise, self.noise_ratio, self.max_memory = noise, noise_ratio, max_memory
+        self.learning_rates = tuple(learning_rates) if isinstance(learning_rates, list) else learning_rates
+        self.noise = None if noise is None else number("noise", noise, "(0, inf)")
+        self.noise_ratio = number("noise_ratio", noise_ratio, "(0, inf)")
+        self.max_memory = number("max_memory", max_memory, "(0, inf]")
         check_options(**self.training_options)
         self.features_folder, self.checkpoint = features_folder, checkpoint
         self.history: dict[str, list[float]] = {}
@@ -422,10 +431,6 @@ class SimpleNet(Detector):
     @property
     def frozen(self) -> nn.Module:
         return self.features.backbone
-
-    @property
-    def fitted(self) -> bool:
-        return len(self.weight) > 0
 
     @property
     def training_options(self) -> dict[str, Any]:
@@ -442,6 +447,7 @@ class SimpleNet(Detector):
             return images * features(torch.zeros(1, 3, *self.image_size, device=self.device)).numel() * 4
 
     def _plan(self, count: int) -> str:
+        self.features.check_stride(self.image_size)
         needed = self.memory_needed(count)
         if needed <= self.max_memory:
             return f"features, {readable_bytes(needed)} in memory"
@@ -455,44 +461,54 @@ class SimpleNet(Detector):
 
     def _fit(self, batches: Iterator[Tensor], count: int) -> None:
         images = hashlib.sha256()  # so that a checkpoint of other images is refused
-        with tempfile.TemporaryDirectory(prefix="adlib-", dir=self.features_folder) as folder:
-            kept, filled = torch.empty(0), 0
-            for batch in batches:
-                images.update(batch.cpu().numpy().tobytes())
-                features = self.features(batch).flatten(2).transpose(1, 2)  # (B, P, C)
-                if not bool(torch.isfinite(features).all()):
-                    raise ValueError("the backbone gave features that are not finite: check its weights and the images")
-                if not filled:
-                    kept = self._room((count, *features.shape[1:]), Path(folder))
-                kept[filled : filled + len(features)] = features.cpu()
-                filled += len(features)
+        kept, filled = torch.empty(0), 0
+        for batch in batches:
+            images.update(batch.cpu().numpy().tobytes())
+            features = self.features(batch).flatten(2).transpose(1, 2)  # (B, P, C)
+            if not bool(torch.isfinite(features).all()):
+                raise ValueError("the backbone gave features that are not finite: check its weights and the images")
             if not filled:
-                raise ValueError(f"none of the {count} training images could be read: "
-                                 f"{list(self.failures.values())[:3]}")
-            about = {"images": images.hexdigest(), "backbone": fingerprint(self.features.backbone),
-                     "layers": list(self.layers), "neighbourhood": self.neighbourhood, "stride": self.stride}
-            self.history = {}
-            noise = noise_level(kept[:filled], self.noise_ratio) if self.noise is None else self.noise
-            head = train_head(kept[:filled], noise=noise, seed=self.seed, device=self.device, about=about,
-                              checkpoint=self.checkpoint, history=self.history, **self.training_options)
-            del kept  # before its file goes
+                kept = self._room((count, *features.shape[1:]))
+            kept[filled : filled + len(features)] = features.cpu()
+            filled += len(features)
+        if not filled:
+            raise ValueError(f"none of the {count} training images could be read: {list(self.failures.values())[:3]}")
+        about = {"images": images.hexdigest(), "backbone": fingerprint(self.features.backbone),
+                 "layers": list(self.layers), "neighbourhood": self.neighbourhood, "stride": self.stride}
+        self.history = {}
+        noise = noise_level(kept[:filled], self.noise_ratio) if self.noise is None else self.noise
+        head = train_head(kept[:filled], noise=noise, seed=self.seed, device=self.device, about=about,
+                          checkpoint=self.checkpoint, history=self.history, **self.training_options)
         self.weight, self.bias, self.last = fold(head)
 
-    def _room(self, shape: tuple[int, int, int], folder: Path) -> Tensor:
-        """An empty float32 tensor in memory or, where that would be too much, in a file in `folder`."""
-        if 4 * math.prod(shape) <= self.max_memory:
+    def _room(self, shape: tuple[int, int, int]) -> Tensor:
+        """An empty float32 tensor in memory or, where that would be too much, in a file.
+
+        The file has no name (on Windows, it is deleted when it is closed), so it goes with the tensor, or with the
+        process, even a killed one.
+        """
+        needed = 4 * math.prod(shape)
+        if needed <= self.max_memory:
             return torch.empty(shape)
-        kept = torch.from_file(str(folder / "features"), shared=True, size=math.prod(shape)).view(shape)
-        with contextlib.suppress(OSError):  # without a name, the file goes with the process, even a killed one
-            (folder / "features").unlink()
-        return kept
+        with tempfile.TemporaryFile(dir=self.features_folder) as file:
+            if hasattr(os, "posix_fallocate"):  # else a disk that fills up later ends the process without a word
+                try:
+                    os.posix_fallocate(file.fileno(), 0, needed)
+                except OSError as error:
+                    folder = str(self.features_folder or tempfile.gettempdir())
+                    raise OSError(error.errno, f"no room for {readable_bytes(needed)} of features ({error.strerror}): "
+                                  "give another features_folder, or raise max_memory", folder) from None  # fmt: skip
+            return torch.from_numpy(np.memmap(file, np.float32, "r+", shape=shape))
 
     # ------------------------------------------------------------------ scoring
 
-    def patch_scores(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+    def look(self, batch: Tensor) -> Tensor:
+        """Patch features of all cells (B, C, h*, w*), equation (2.2)."""
+        return self.features.all_cells(batch)
+
+    def score(self, looked: Tensor) -> tuple[Tensor, Tensor]:
         """Image scores (B,), the largest patch score of each, and patch scores (B, h*, w*), equation (4.9)."""
-        self._must_be_fitted()
-        cells = self.features.all_cells(batch)  # (B, C, h*, w*)
+        cells = looked  # (B, C, h*, w*)
         features = cells[:, :, :: self.stride, :: self.stride]  # (B, C, h', w')
         (rows, columns), (b, _, h, w) = cells.shape[-2:], features.shape
         scores = score_patches(to_rows(features), self.weight, self.bias, self.last).view(b, h, w)

@@ -10,7 +10,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,13 +18,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from adlib.backbones import fingerprint, normalised
+from adlib.checks import flag, number, whole
 from adlib.detector import Detector, readable_bytes
 from adlib.efficientad.distillation import channel_statistics
 from adlib.efficientad.networks import PDN, SMALLEST, STRIDE, AutoEncoder, load_teacher
 from adlib.efficientad.penalty_images import choose_penalty_images
 from adlib.efficientad.training import Networks, check_options, train_networks, wide
-from adlib.images import ImageError
-from adlib.samples import Sample, as_samples, hold_out
+from adlib.samples import Sample
 from adlib.training import precision
 
 SHIPPED_TEACHER = "adlib_pdn_s_quarter"  # the full "adlib_pdn_s" takes ten times as long: for GPUs
@@ -147,7 +147,7 @@ class EfficientAD(Detector):
         layers), or a `PDN` such as `adlib.efficientad.distillation.distill` gives. The student takes its size, width
         and padding.
     autoencoder_width, latent
-        Of the `AutoEncoder`.
+        Of the `AutoEncoder`, in (0, 8] and 1 to 4,096.
     steps, images_per_step, p_hard, detach_autoencoder, learning_rate, decay, bf16
         See `train_networks`.
     penalty_images : images, optional
@@ -185,6 +185,9 @@ class EfficientAD(Detector):
     settings.
     """
 
+    SIDE, LEAST_SIDE = 128, SMALLEST
+    CALIBRATES, LEARNT = True, ("quantiles",)
+
     mean: Tensor
     std: Tensor
     quantiles: Tensor
@@ -203,7 +206,7 @@ class EfficientAD(Detector):
         decay: str = "cosine",
         penalty_images: object = None,
         bf16: bool = False,
-        image_size: int | tuple[int, int] = 128,
+        image_size: int | tuple[int, int] | None = None,
         smoothing: float = 0.0,
         max_memory: float = 8e9,
         checkpoint: str | Path | None = None,
@@ -212,17 +215,17 @@ class EfficientAD(Detector):
         seed: int = 0,
         pretrained: bool = True,
     ) -> None:
-        sides = (image_size,) if isinstance(image_size, int) else tuple(image_size)
-        if min(sides) < SMALLEST:
-            raise ValueError(f"image_size = {image_size}: expected at least {SMALLEST} pixels a side")
         super().__init__(teacher, image_size=image_size, smoothing=smoothing, batch_size=batch_size, device=device,
                          seed=seed)
-        self.teacher = load_teacher(teacher, pretrained=pretrained, seed=seed)
-        self.autoencoder_width, self.latent = autoencoder_width, latent
+        self.teacher = load_teacher(teacher, pretrained=pretrained, seed=self.seed)
+        # Bounded, so that a file's networks fit into memory.
+        self.autoencoder_width = number("autoencoder_width", autoencoder_width, "(0, 8]")
+        self.latent = whole("latent", latent, most=4096)
         self.steps, self.images_per_step, self.p_hard = steps, images_per_step, p_hard
-        self.detach_autoencoder, self.learning_rate, self.decay, self.bf16 = (
-            detach_autoencoder, learning_rate, decay, bf16)
-        self.penalty_images, self.max_memory, self.checkpoint = penalty_images, max_memory, checkpoint
+        self.learning_rate, self.decay = learning_rate, decay
+        self.detach_autoencoder, self.bf16 = flag("detach_autoencoder", detach_autoencoder), flag("bf16", bf16)
+        self.max_memory = number("max_memory", max_memory, "(0, inf]")
+        self.penalty_images, self.checkpoint = penalty_images, checkpoint
         check_options(**self.training_options)
         self._penalty_samples: list[Sample] | None = None
         self.history: dict[str, list[float]] = {}
@@ -230,7 +233,7 @@ class EfficientAD(Detector):
         channels = self.teacher.out_channels
         self.register_buffer("mean", torch.zeros(1, channels, 1, 1))  # μ and σ of equation (5.2)
         self.register_buffer("std", torch.ones(1, channels, 1, 1))
-        self.register_buffer("quantiles", torch.empty(0))  # (2, 2), of M_ST and of M_AE
+        self.register_buffer("quantiles", torch.empty(0, 2))  # (2, 2), of M_ST and of M_AE
 
     def _new_networks(self) -> None:
         """Student and autoencoder with new weights, drawn from the seed."""
@@ -246,10 +249,6 @@ class EfficientAD(Detector):
         return self.teacher
 
     @property
-    def fitted(self) -> bool:
-        return len(self.quantiles) > 0
-
-    @property
     def networks(self) -> Networks:
         """Teacher, its statistics, student and autoencoder."""
         return Networks(self.teacher, self.mean, self.std, self.student, self.autoencoder)
@@ -262,27 +261,16 @@ class EfficientAD(Detector):
 
     # ------------------------------------------------------------------ training
 
-    def fit(self, train: object, *, validation: object | None = None) -> Self:
-        """As `Detector.fit`; without `validation`, a tenth of `train` takes its place, whole groups drawn by `seed`."""
-        if validation is None:
-            samples = as_samples(train)
-            if len(samples) < 2:
-                raise ValueError(f"{len(samples)} training image: expected at least two, one of them held out for the "
-                                 "quantiles of the maps; give more, or validation=")
-            train, validation = hold_out(samples, 0.1, seed=self.seed)
-        _one_can_be_read(as_samples(validation))
-        self._penalty_samples = choose_penalty_images(self.penalty_images, self.image_size, self.seed)
-        return super().fit(train, validation=validation)
-
     def _plan(self, count: int) -> str:
         needed = count * 3 * math.prod(self.image_size) * 2  # float16
         if needed > self.max_memory:
             raise ValueError(f"{count} training images need {readable_bytes(needed)}, max_memory is "
                              f"{readable_bytes(self.max_memory)}: raise it, or use fewer or smaller images")
+        self._penalty_samples = choose_penalty_images(self.penalty_images, self.image_size, self.seed)
         return f"images, {readable_bytes(needed)} in memory"
 
     def _fit(self, batches: Iterator[Tensor], count: int) -> None:
-        self.quantiles = torch.empty(0)  # until the new ones are known, this detector is not fitted
+        self.quantiles = torch.empty(0, 2)  # until the new ones are known, this detector is not fitted
         kept, filled = torch.empty(count, 3, *self.image_size, dtype=torch.float16), 0
         for batch in batches:
             kept[filled : filled + len(batch)] = batch.cpu()
@@ -326,21 +314,16 @@ class EfficientAD(Detector):
             autoencoder = self.autoencoder(x)
         return (difference_map(teacher, student[:, :channels]), difference_map(autoencoder, student[:, channels:]))
 
-    def patch_scores(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+    def score(self, looked: Tensor) -> tuple[Tensor, Tensor]:
         """Image scores (B,), equation (5.15), and the combined map with its border (B, H/4, W/4), equation (5.14)."""
-        self._must_be_fitted()
-        combined = combine_maps(*self.both_maps(batch), self.quantiles)  # (B, h, w)
+        combined = combine_maps(*self.both_maps(looked), self.quantiles)  # (B, h, w)
         border = with_border(combined, self.image_size, self.student.padding)
         return combined.amax((1, 2)), border
 
-
-def _one_can_be_read(samples: Sequence[Sample]) -> None:
-    """Refuse, before the training, held-out images of which none can be read."""
-    reasons = []
-    for sample in samples:
-        try:
-            _ = sample.image
-            return
-        except ImageError as error:
-            reasons.append(str(error))
-    raise ValueError(f"no held-out image can be read, and the maps' quantiles need one: {reasons[:3]}")
+    def must_give_scores(self) -> None:
+        """As `Detector.must_give_scores`; also the quantiles must be two pairs, the second value above the first."""
+        if len(self.quantiles) and not (
+            self.quantiles.shape == (2, 2) and bool((self.quantiles[:, 1] > self.quantiles[:, 0]).all())
+        ):
+            raise ValueError("the quantiles of the maps are not two pairs, the second value above the first")
+        super().must_give_scores()

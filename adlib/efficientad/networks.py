@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from adlib.checks import flag, number, whole
 from adlib.files import read_tensors, write_tensors
 
 # Kernel, channels (None: the output's), padding where it is on, and whether a pooling follows.
@@ -60,8 +61,9 @@ class PDN(nn.Module):
         super().__init__()
         if size not in LAYERS:
             raise ValueError(f"size = {size!r}: expected 's' or 'm'")
-        if out_channels < 1 or not width > 0:
-            raise ValueError(f"out_channels = {out_channels}, width = {width}: expected at least 1, and above 0")
+        whole("out_channels", out_channels, most=16_384)
+        number("width", width, "(0, 16]")
+        flag("padding", padding)
         self.size, self.out_channels, self.width, self.padding = size, out_channels, width, padding
         layers: list[nn.Module] = []
         channels = 3
@@ -110,8 +112,11 @@ class PDN(nn.Module):
         about, weights = read_tensors(Path(path))
         if about.get("method") != "PDN" or about.get("format") != 1:
             raise ValueError(f"{path}: expected a PDN saved by adlib, found {about.get('method', 'something else')}")
-        pdn = cls(about["size"], out_channels=about["out_channels"], width=about["width"], padding=about["padding"])
-        pdn.load_state_dict({name: value.float() for name, value in weights.items()})
+        try:
+            pdn = cls(about["size"], out_channels=about["out_channels"], width=about["width"], padding=about["padding"])
+            pdn.load_state_dict({name: value.float() for name, value in weights.items()})
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: its settings and weights make no PDN ({error}); save it again") from error
         return pdn.eval()
 
     def config(self) -> dict[str, Any]:

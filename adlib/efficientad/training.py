@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from adlib.augment import color_jitter
 from adlib.backbones import normalised
+from adlib.checks import number, whole
 from adlib.efficientad.networks import PDN, AutoEncoder
 from adlib.efficientad.penalty_images import penalty_batch
 from adlib.samples import Sample
@@ -247,10 +248,9 @@ def check_options(
     *, steps: int, images_per_step: int, p_hard: float, learning_rate: float, decay: str, **_: Any
 ) -> None:
     """Raise ValueError for options that `train_networks` could not follow, before any work is done."""
-    if steps < 1 or images_per_step < 1:
-        raise ValueError(f"steps = {steps}, images_per_step = {images_per_step}: expected at least 1 of each")
-    if not 0 <= p_hard < 1:
-        raise ValueError(f"p_hard = {p_hard}: expected a share in [0, 1); 0.999 keeps a thousandth")
-    if not 0 < learning_rate < math.inf or decay not in DECAYS:
-        raise ValueError(f"learning_rate = {learning_rate}, decay = {decay!r}: expected a positive number, and one of "
-                         f"{', '.join(DECAYS)}")
+    whole("steps", steps)
+    whole("images_per_step", images_per_step)
+    number("p_hard", p_hard, "[0, 1)")
+    number("learning_rate", learning_rate, "(0, inf)")
+    if decay not in DECAYS:
+        raise ValueError(f"decay = {decay!r}: expected one of {', '.join(DECAYS)}")

@@ -350,18 +350,21 @@ def test_a_teacher_is_saved_and_read_again(tmp_path):
 
 
 def test_an_interrupted_second_fit_leaves_no_half_fitted_detector(factory, monkeypatch):
-    detector = tiny().fit(factory.train)
+    detector, new = tiny().fit(factory.train), tiny()
+    before = detector.predict(factory.test).scores
     monkeypatch.setattr("adlib.training.Training.update", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        detector.fit(factory.train)
+    for one in (detector, new):
+        with pytest.raises(KeyboardInterrupt):
+            one.fit(factory.train)
+    np.testing.assert_array_equal(detector.predict(factory.test).scores, before)  # all of the first fit
     with pytest.raises(RuntimeError, match="not fitted"):
-        detector.predict(factory.test)
+        new.predict(factory.test)
 
 
 def test_what_is_bad_is_said_before_the_training(factory, tmp_path, monkeypatch):
     monkeypatch.setattr("adlib.training.Training.__iter__", lambda self: pytest.fail("trained"))
     (tmp_path / "a.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match="no held-out image can be read"):
+    with pytest.raises(ValueError, match="no validation image could be read"):
         tiny().fit(factory.train, validation=tmp_path)
     with pytest.raises(ValueError, match="does not exist"):
         tiny(penalty_images=tmp_path / "photographs").fit(factory.train)

@@ -19,4 +19,6 @@ def test_evaluate_says_what_the_metrics_say():
     no_masks = [Sample(s.label, s.kind, s.path, image_source=s.image) for s in data.test]
     assert set(evaluate(detector.predict(no_masks))) == {"image_auroc", "image_aupr", "f1_max"}
     with pytest.raises(ValueError, match="none of them anomalous"):
+        evaluate(detector.predict(data.train))
+    with pytest.raises(ValueError, match="3 of 3 images have no ground truth, such as image\\[0\\]"):
         evaluate(detector.predict(torch.rand(3, 3, 64, 64)))

@@ -12,9 +12,9 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "adlib"
 # From the ground up. A module may import those of the floors below its own, and those left of it on its own.
 FLOORS = [
-    "images samples files resnet",
-    "backbones features receptive_field augment neighbors coreset threshold metrics",
-    "training gradients objectives prediction",
+    "checks stored images folders samples files resnet",
+    "backbones features receptive_field augment neighbors coreset threshold metrics parts reading",
+    "training gradients objectives prediction folds saving forking",
     "detector evaluation plots",
     "patchcore simplenet spd efficientad factory",
     "datasets",

@@ -49,10 +49,10 @@ def test_images_of_any_form_score_alike(fitted, factory, tmp_path):
         assert fitted.predict(form).scores == pytest.approx(expected, rel=1e-5)
 
 
-def test_maps_are_at_each_images_own_size(fitted):
+def test_maps_are_at_each_images_own_size():
     sizes = [(64, 64), (40, 100), (333, 65)]
     images = [torch.rand(3, *size, generator=torch.Generator().manual_seed(0)) for size in sizes]
-    assert [m.shape for m in fitted.predict(images).maps] == sizes
+    assert [m.shape for m in tiny().fit(images).predict(images).maps] == sizes
 
 
 def test_a_defective_training_image_is_refused(factory):
@@ -155,11 +155,22 @@ def test_smoothing_is_scipys():
         ({"neighbourhood": 2}, "odd"), ({"layers": ("layer9",)}, "layer9"), ({"layers": ()}, "layers"),
         ({"image_size": 8}, "image_size"), ({"projection": 0}, "projection"), ({"reweighting": 0}, "reweighting"),
         ({"smoothing": -1}, "smoothing"), ({"backbone": "resnet999"}, "resnet999"),
+        ({"stride": 9}, "stride = 9: expected at most 8, as images of .64, 64. pixels have 8 rows and 8 columns"),
+        ({"layers": "layer2"}, "layers = 'layer2': expected"), ({"layers": ("layer2", "layer2")}, "none twice"),
+        ({"batch_size": 1.5}, "batch_size = 1.5"), ({"batch_size": True}, "batch_size = True"), ({"seed": -1}, "seed"),
+        ({"smoothing": float("nan")}, "smoothing = nan"), ({"max_memory": float("nan")}, "max_memory = nan"),
+        ({"image_size": 20_000}, "at most 16,384 pixels a side"), ({"image_size": (16_000, 1_600)}, "pixels in all"),
     ],
 )  # fmt: skip
 def test_bad_arguments_are_named(options, word):
     with pytest.raises(ValueError, match=word):
         tiny(**options)
+
+
+def test_numbers_of_numpy_are_taken_and_saved(factory, tmp_path):
+    detector = tiny(stride=np.int64(2), coreset_ratio=np.float32(0.5), image_size=np.int64(64), seed=np.uint8(3))
+    detector.fit(factory.train).save(tmp_path / "a.safetensors")
+    assert PatchCore.load(tmp_path / "a.safetensors", device="cpu").config() == detector.config()
 
 
 def test_predict_before_fit():
@@ -260,7 +271,7 @@ def test_failed_save_leaves_the_old_file(fitted, tmp_path, monkeypatch):
     def fails(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr("adlib.files.save_file", fails)
+    monkeypatch.setattr("os.fsync", fails)
     with pytest.raises(OSError, match="disk full"):
         fitted.save(path)
     assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1

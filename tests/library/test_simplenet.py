@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import signal
 import subprocess
@@ -16,7 +18,9 @@ from torch import nn
 
 from adlib import PatchCore, SimpleNet
 from adlib.datasets import SyntheticFactory
+from adlib.files import read_tensors
 from adlib.simplenet import PAPER, Head, fold, noise_level, score_patches, train_head, truncated_l1
+from adlib.training import Training
 
 
 def tiny(**options):
@@ -139,7 +143,51 @@ def test_too_little_disk_is_said_before_the_work(factory, tmp_path, monkeypatch)
         tiny(max_memory=1000, features_folder=tmp_path).fit(factory.train)
 
 
+ON_DISK = """
+import sys, time
+from adlib import SimpleNet
+from adlib.datasets import SyntheticFactory
+from adlib.training import Training
+Training.update = lambda *_, **__: (print("training", flush=True), time.sleep(600))
+data = SyntheticFactory("fabric", size=64, n_train=2, n_validation=0, n_test=0, n_defect=0)
+SimpleNet(pretrained=False, image_size=64, device="cpu", max_memory=1000, features_folder=sys.argv[1]).fit(data.train)
+"""
+
+
+def test_a_killed_run_leaves_no_features(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", ON_DISK, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "training\n"
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL and list(tmp_path.iterdir()) == []
+    process.stdout.close()
+
+
+def test_a_disk_that_is_full_by_then_is_told_in_words(factory, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full, raising=False)
+    with pytest.raises(OSError, match="no room for 664 kB of features .No space left on device.: give another") as told:
+        tiny(max_memory=1000, features_folder=tmp_path).fit(factory.train)
+    assert told.value.errno == errno.ENOSPC and str(tmp_path) in str(told.value) and list(tmp_path.iterdir()) == []
+
+
 # ---------------------------------------------------------------------- training
+
+
+def test_ctrl_c_writes_the_checkpoint_and_the_same_fit_goes_on(factory, fitted, tmp_path, monkeypatch):
+    path, update = tmp_path / "run.safetensors", Training.update
+
+    def interrupted(self, *args, **values):
+        if self.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        update(self, *args, **values)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="after 3 of 6 steps"):
+        patch.setattr(Training, "update", interrupted)
+        tiny(checkpoint=path).fit(factory.train)
+    assert read_tensors(path)[0]["step"] == 3
+    assert same(tiny(checkpoint=path).fit(factory.train), fitted)
 
 
 SCRIPT = """

@@ -1,0 +1,268 @@
+"""How a fitted detector reads images. What `fit` saw is kept, and an image that contradicts it is refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import statistics
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from adlib.images import ImageError, read_stored, resize_image
+from adlib.samples import Sample
+
+STRETCH = 1.25  # how much longer or shorter an image may be, for its height, than those of training
+DARK = 16383  # 14 bits; 16-bit images that stay below come from a camera with fewer bits
+FEWER = 8  # a 16-bit image that is so many times darker than every training image has fewer bits than they
+LEAST_SWAP = 0.02  # a mean difference of red and blue that can be told from none
+NO_PIXELS = torch.empty(0)
+CALLED = 31  # of the images that only a function can make, so many are made to learn their size
+
+
+class Look(NamedTuple):
+    """An image as the detector gets it, and what the contract asks about."""
+
+    image: Tensor  # (3, h, w) in [0, 1]
+    size: tuple[int, int]  # of the image itself, in pixels
+    type: str | None  # of the stored values, such as "uint8"; None where a function made the image
+    maximum: float  # the value that became 1
+    largest: float  # the largest stored value
+    stated: bool  # whether somebody gave max_value
+    red_less_blue: float  # mean over the pixels
+    unsure: bool  # whether the order of its colours is taken from the contract, and not known
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The reading contract of a detector: fixed by `fit`, kept in its file, used by every `predict`.
+
+    Attributes
+    ----------
+    maxima : dict of str to float
+        For each type of stored values in the training images ("uint8", "uint16", "float", …), the value that becomes 1.
+    color : str
+        The order of colours in arrays and tensors, "rgb" or "bgr". Files have their own.
+    aspects : (float, float)
+        The least and the greatest height over width of the training images.
+    pixels : int
+        Of the smallest training image.
+    red_less_blue : (float, float)
+        The least and the greatest mean difference of red and blue in a training image.
+    reach : float
+        The least of the largest values of the 16-bit training images; 0 where there were none.
+    """
+
+    maxima: dict[str, float] = field(default_factory=dict)
+    color: str = "rgb"
+    aspects: tuple[float, float] = (0.0, math.inf)
+    pixels: int = 0
+    red_less_blue: tuple[float, float] = (-1.0, 1.0)
+    reach: float = 0.0
+
+    def look(self, sample: Sample, size: tuple[int, int]) -> Look:
+        """Read one image, resized to `size`, as the training images were read.
+
+        Raises
+        ------
+        ImageError
+            Names the image where it cannot be read or contradicts the contract.
+        """
+        source, name = sample.image_source, sample.path
+        if callable(source):
+            image = sample.image
+            _, height, width = image.shape
+            look = Look(resize_image(image, size), (height, width), None, 1.0, 1.0, True, 0.0, False)
+        else:
+            stored = read_stored(source, name=name, max_value=sample.max_value, maxima=self.maxima, size=size,
+                                 color=sample.color or self.color)
+            unsure = sample.color is None and not isinstance(source, (str, Path, Image.Image))
+            look = Look(stored.image, stored.size, stored.type, stored.maximum, stored.largest,
+                        sample.max_value is not None, 0.0, unsure)
+        red, _, blue = look.image.mean((1, 2)).tolist()
+        look = look._replace(red_less_blue=red - blue)
+        self._check(look, name)
+        return look
+
+    def _check(self, look: Look, name: str) -> None:
+        if look.type is not None and self.pixels:  # the contract is made
+            self._check_values(look, name)
+        if look.type == "float" and look.largest <= 1 and look.maximum >= 2:
+            raise ImageError(f"{name}: holds floats up to {look.largest:.3g}, and is to be read with max_value = "
+                             f"{look.maximum:g}, so it would be black; multiply it, or give it as the others")
+        height, width = look.size
+        low, high = self.aspects
+        if not low / STRETCH <= height / width <= high * STRETCH:
+            usual = " to ".join(dict.fromkeys(f"{aspect:.3g}" for aspect in (low, high)))
+            raise ImageError(f"{name}: is {height} × {width} pixels (height × width), expected the aspect of the "
+                             f"training images, whose height is {usual} times their width; turn it, crop it as they "
+                             "are, or fit on such images")
+        h, w = look.image.shape[1:]
+        if height * width < min(self.pixels / 4, h * w):
+            raise ImageError(f"{name}: has {height} × {width} pixels, expected at least a quarter of those of the "
+                             f"smallest training image, {self.pixels:,}; give the picture as the camera took it")
+        low, high = self.red_less_blue
+        coloured = low > LEAST_SWAP or high < -LEAST_SWAP
+        if look.unsure and coloured and low - LEAST_SWAP <= -look.red_less_blue <= high + LEAST_SWAP:
+            raise ImageError(f"{name}: red and blue seem to be swapped, beside the training images; say color='bgr' or "
+                             "color='rgb' in predict, whichever it is")
+
+    def _check_values(self, look: Look, name: str) -> None:
+        known = self.maxima.get(look.type or "")
+        if known is not None:
+            if look.maximum != known:
+                raise ImageError(f"{name}: is to be read with max_value = {look.maximum:g}, expected {known:g}, with "
+                                 "which the detector was fitted; leave it out, or fit again")
+            if look.type == "uint16" and look.largest * FEWER < self.reach:
+                raise ImageError(f"{name}: its largest value is {look.largest:g}, expected some of the size of the "
+                                 f"training images', which all reach {self.reach:g}; it has fewer bits than they, or "
+                                 "shows next to nothing")
+            return
+        whole = {t for t in self.maxima if t not in ("float", "bool")}
+        if look.type in ("float", "bool") or not whole and (look.type == "uint8" or look.stated):
+            return  # values from 0 to 1 need no scale, and 8 bits leave no doubt
+        found = ", ".join(f"{t} with the maximum {m:g}" for t, m in sorted(self.maxima.items())) or "values from 0 to 1"
+        raise ImageError(f"{name}: holds {look.type} values, expected {found}, as the training images; "
+                         "give the picture as the camera took it, or fit on such images")
+
+    def completed(self, looks: Sequence[Look], samples: Sequence[Sample]) -> Reading:
+        """The contract after all training images were read; looks without pixels will do.
+
+        It warns where images of very different aspects are all resized to one.
+
+        Raises
+        ------
+        ValueError
+            Where they contradict each other, or seem to have been read with the wrong maximum.
+        """
+        maxima: dict[str, float] = {}
+        for look, sample in zip(looks, samples, strict=True):
+            if look.type is not None and maxima.setdefault(look.type, look.maximum) != look.maximum:
+                raise ValueError(f"{sample.path}: is read with max_value = {look.maximum:g}, others of its type with "
+                                 f"{maxima[look.type]:g}, expected one for all training images; give one max_value")
+        deep = {sample.path: look.largest for look, sample in zip(looks, samples, strict=True)
+                if look.type == "uint16" and not look.stated}  # fmt: skip
+        largest = max(deep.values(), default=math.inf)
+        if largest <= DARK:
+            bits = max(9, math.ceil(math.log2(largest + 1)))
+            raise ValueError(
+                f"{len(deep)} training images (such as {next(iter(deep))}) have 16 bits, but their largest value is "
+                f"{largest:g}: read over the full range they are nearly black. Expected max_value, the value of full "
+                f"brightness: max_value={2**bits - 1} for a camera of {bits} bits, or max_value=65535 where they "
+                "really are that dark")
+        aspects = [look.size[0] / look.size[1] for look in looks]
+        middle = statistics.median(aspects)
+        if odd := [s for s, a in zip(samples, aspects, strict=True) if not middle / STRETCH <= a <= middle * STRETCH]:
+            warnings.warn(f"{len(odd)} of {len(samples)} training images are not of the others' shape, such as "
+                          f"{odd[0].path}: their heights are {min(aspects):.3g} to {max(aspects):.3g} of their widths, "
+                          "and all are resized to one size. Turn them, cut them alike, or fit a detector for each "
+                          "shape, unless parts may come so", stacklevel=6)
+        swap = [look.red_less_blue for look in looks]
+        return dataclasses.replace(self, maxima=maxima, aspects=(min(aspects), max(aspects)),
+                                   red_less_blue=(min(swap), max(swap)),
+                                   reach=min((k.largest for k in looks if k.type == "uint16"), default=0.0),
+                                   pixels=min(look.size[0] * look.size[1] for look in looks))
+
+    def as_json(self) -> dict[str, Any]:
+        """What a file holds."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, kept: Any) -> Reading:
+        """What `as_json` gave.
+
+        Raises
+        ------
+        ValueError
+            Where it is anything else.
+        """
+        try:
+            maxima = {str(name): float(value) for name, value in kept["maxima"].items()}
+            aspects, swap = ((float(low), float(high)) for low, high in (kept["aspects"], kept["red_less_blue"]))
+            reading = cls(maxima, kept["color"], aspects, kept["pixels"], swap, float(kept["reach"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"reading: {kept!r:.200}: expected what save writes ({error})") from None
+        right = (all(0 < value < math.inf for value in maxima.values()) and reading.color in ("rgb", "bgr")
+                 and 0 <= aspects[0] <= aspects[1] and -1 <= swap[0] <= swap[1] <= 1
+                 and type(reading.pixels) is int and reading.pixels >= 0 and 0 <= reading.reach < math.inf)  # fmt: skip
+        if not right:
+            raise ValueError(f"reading: {kept!r:.200}: expected what save writes")
+        return reading
+
+
+def working_size(samples: Sequence[Sample], side: int, least: int) -> tuple[int, int]:
+    """The size (height, width) to which images are resized by default: their median aspect, the area of side × side.
+
+    Both are multiples of 16, so that the grids of the layers fit on each other, and at least `least`. Of files only the
+    headers are read; images that only a function can make are sampled. An image that cannot be read has no say.
+    """
+    called = [s for s in samples if callable(s.image_source)]
+    chosen = called[:: -(-len(called) // CALLED)] if called else []
+    aspects = []
+    for sample in [*(s for s in samples if not callable(s.image_source)), *chosen]:
+        try:
+            height, width = sample.size
+            aspects.append(height / width)
+        except ImageError:
+            continue
+    aspects.sort()
+    root = math.sqrt(aspects[len(aspects) // 2]) if aspects else 1.0
+    height, width = (max(least, 16 * round(length / 16)) for length in (side * root, side / root))
+    return height, width
+
+
+def read_batches(
+    samples: Sequence[Sample],
+    reading: Reading,
+    size: tuple[int, int],
+    batch_size: int,
+    device: torch.device,
+    failures: dict[str, str],
+    what: str,
+) -> Iterator[tuple[Tensor, list[Sample], list[Look]]]:
+    """Batches (B, 3, h, w) on the device, their samples, and looks without pixels; two threads read one batch ahead.
+
+    Each sample comes out in a batch or is added to `failures`. `what` stands beside the progress bar.
+    """
+
+    def read(sample: Sample) -> Look | str:
+        try:
+            return reading.look(sample, size)
+        except ImageError as error:
+            return str(error)
+
+    chunks = list(chunks_of(samples, batch_size))
+    hidden = len(chunks) < 2
+    with ThreadPoolExecutor(2) as pool, tqdm(total=len(samples), desc=what, disable=hidden, leave=False) as bar:
+        ahead = [pool.submit(read, sample) for sample in chunks[0]] if chunks else []
+        for i, chunk in enumerate(chunks):
+            results = [future.result() for future in ahead]
+            ahead = [pool.submit(read, sample) for sample in chunks[i + 1]] if i + 1 < len(chunks) else []
+            good = [(r, s) for r, s in zip(results, chunk, strict=True) if not isinstance(r, str)]
+            for result, sample in zip(results, chunk, strict=True):
+                if isinstance(result, str):
+                    failures[new_name(sample.path, failures)] = result
+            if good:
+                batch = torch.stack([look.image for look, _ in good]).to(device)
+                yield batch, [s for _, s in good], [look._replace(image=NO_PIXELS) for look, _ in good]
+            bar.update(len(chunk))
+
+
+def chunks_of(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """The items in order, `size` at a time."""
+    return (items[i : i + size] for i in range(0, len(items), size))
+
+
+def new_name(name: str, taken: Mapping[str, str]) -> str:
+    """`name`, or "name (2)" and so on, which `taken` does not have."""
+    tries = (name if k == 1 else f"{name} ({k})" for k in itertools.count(1))
+    return next(t for t in tries if t not in taken)
