@@ -4,8 +4,8 @@
     python -m benchmarks.accuracy.patchcore magnetic_tile --root DATA/magnetic_tile --seeds 0 1 2 3 4
 
 Trained on all training images of the official split (for magnetic tiles, the split by tile), measured on all
-test images at their own size. Where a data set comes with held-out good images, the threshold at α = 0.05 is
-measured too. The seed draws the first centre of the coreset and, with --random-weights, the backbone.
+test images at their own size. Where a data set comes with held-out good images, the threshold at α = 0.05, which
+counts parts, is measured too. The seed draws the first centre of the coreset and, with --random-weights, the backbone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from adlib import PatchCore
 from adlib.datasets import open_dataset
 from adlib.detector import pick_device
 from adlib.evaluation import evaluate
-from adlib.threshold import conformal_threshold
 from benchmarks import common
 
 KEYS = ("image_auroc", "pixel_auroc", "au_pro")
@@ -41,12 +40,13 @@ def run(data, backbone: str, pretrained: bool, seed: int, options: dict) -> dict
     kinds = common.by_kind(prediction.samples, prediction.scores, digits=6)
     result = {"seed": seed, **evaluate(prediction), "by_kind": dict(sorted(kinds.items()))}
     result |= {"train": len(train), "test_good": int((prediction.targets == 0).sum()),
-               "test_defective": int(prediction.targets.sum()), "memory_bank": len(detector.memory_bank)}
+               "test_defective": int(prediction.targets.sum()), "memory_bank": len(detector.memory_bank),
+               "image_size": detector.image_size}
     if len(detector.normal_scores) >= 19:
-        alarm = prediction.scores > conformal_threshold(detector.normal_scores, 0.05)
+        alarm = prediction.defective(detector.threshold(0.05))
         result["threshold"] = {
             "alpha": 0.05,
-            "held_out": len(detector.normal_scores), "false_alarms": float(alarm[prediction.targets == 0].mean()),
+            "held_out_parts": len(detector.normal_scores), "false_alarms": float(alarm[prediction.targets == 0].mean()),
             "defects_found": float(alarm[prediction.targets == 1].mean()),
         }  # fmt: skip
     return result
@@ -60,13 +60,14 @@ def main() -> None:
     parser.add_argument("--backbone", default="adlib_resnet18")
     parser.add_argument("--random-weights", action="store_true")
     parser.add_argument("--coreset-ratio", type=float, default=0.1)
-    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--image-size", type=int, help="of a square; default: the training images' median aspect")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     args = parser.parse_args()
     data = open_dataset(args.dataset, args.root, args.category or None)
     args.category = getattr(data, "category", getattr(data, "product", args.category))
     options = {"coreset_ratio": args.coreset_ratio, "image_size": args.image_size}
-    name = ["patchcore", args.dataset, args.category, "random" if args.random_weights else ""]
+    name = ["patchcore", args.dataset, args.category, "random" if args.random_weights else "",
+            "square" if args.image_size else ""]
     results = []
     for seed in args.seeds:
         results.append(run(data, args.backbone, not args.random_weights, seed, options))

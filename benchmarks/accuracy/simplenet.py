@@ -31,6 +31,7 @@ from adlib.factory import PRODUCTS
 from adlib.features import PatchFeatures, to_rows
 from adlib.images import resize_image
 from adlib.metrics import image_auroc
+from adlib.reading import working_size
 from adlib.simplenet import NOISE, RATES, Head, fold, noise_level, score_patches, train_head
 from benchmarks import common
 from benchmarks.common import REAL
@@ -47,8 +48,9 @@ class Data:
 
     def __init__(self, *parts: list[Sample]) -> None:
         self.test, extractor = parts[1], PatchFeatures(load_backbone("adlib_resnet18"))
+        self.size = working_size(parts[0], SimpleNet.SIDE, SimpleNet.LEAST_SIDE)
         with torch.inference_mode():
-            rows = [[to_rows(extractor(resize_image(s.image, (224, 224))[None])) for s in part] for part in parts]
+            rows = [[to_rows(extractor(resize_image(s.image, self.size)[None])) for s in part] for part in parts]
         self.train_features, self.test_features = (torch.stack(part).clone() for part in rows)
 
     def scores(self, head: Head) -> np.ndarray:
@@ -68,7 +70,7 @@ def run(data: Data, seed: int, *, noise_ratio: float = NOISE, pixels: bool = Fal
     result = {"seed": seed, "image_auroc": measured.pop("structural"), **measured, "after_each_epoch": curve,
               "best_on_test": max(curve)}
     if pixels:  # by the detector's own path
-        detector = SimpleNet(device="cpu", seed=seed)
+        detector = SimpleNet(image_size=data.size, device="cpu", seed=seed)
         detector.weight, detector.bias, detector.last = fold(head)
         found = evaluate(detector.predict(data.test))
         assert abs(found["image_auroc"]["value"] - result["image_auroc"]["value"]) < 1e-3
@@ -113,7 +115,7 @@ def write(out: Path, results: list[dict[str, Any]], choices: bool) -> None:
         "versions": common.versions(), "threads": torch.get_num_threads(),
         "backbone": "adlib_resnet18", "protocol": "factory: 200 training images, 200 good and 200 structurally "
         "defective test images of the run's seed; bottle: official split, images reduced to 450×450; magnetic tiles: "
-        "split by tile; whole images at 224 pixels; the last epoch is the result",
+        "split by tile; whole images, their median aspect at the area of 224×224 pixels; the last epoch is the result",
         "results": sorted(results, key=lambda r: (r["data"], json.dumps(r["options"]), r["seed"])),
     })  # fmt: skip
 
