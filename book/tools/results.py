@@ -92,7 +92,8 @@ def measured(report: dict[str, Any]) -> list[str]:
 
 def data_name(entry: dict[str, Any]) -> str:
     name = f"{entry['dataset']} {entry['category']}".strip()
-    return DATA_NAMES.get(name, name)
+    squeezed = entry["dataset"] == "magnetic_tile" and entry["options"].get("image_size")  # the others are squares
+    return DATA_NAMES.get(name, name) + (", squeezed into a square" if squeezed else "")
 
 
 def patchcore(benchmarks: Path) -> list[str]:
@@ -119,6 +120,23 @@ def published(benchmarks: Path) -> list[str]:
         header = ["method", "image AUROC", "pixel AUROC", "PRO", "source", "read there"]
         lines += [f"### {data}", "", *table(header, rows), ""]
     return [*lines, "**Read with care:**", "", *(f"- {remark}" for remark in report["remarks"])]
+
+
+def aspect(benchmarks: Path) -> list[str]:
+    """Long pictures, at their aspect and squeezed."""
+    results = read_report(benchmarks, "aspect")["results"]
+    rows = [[f"`{product}`", images, len(those), cell(those, "image_auroc")]
+            for product, images, those in groups(results, "product", "images")]
+    return table(["strips of four pictures", "read as", "seeds", "image AUROC"], rows)
+
+
+def false_alarms(benchmarks: Path) -> list[str]:
+    """What thresholds promise and keep."""
+    names = {"split": "split", "folds": "folds, the least score", "cv+": "folds, CV+"}
+    rows = [["one" if r["setting"] == "alone" else "five", r["n"], names[r["rule"]], r.get("folds", "–"),
+             f"{r['promise']:.3f}", f"{r['rate']:.3f} [{r['low']:.3f}, {r['high']:.3f}]", f"{r['found']:.2f}"]
+            for r in read_report(benchmarks, "false_alarms")["results"]]
+    return table(["pictures of a part", "n", "rule", "K", "promised", "false alarms", "found"], rows)
 
 
 WAYS = {"random": "PatchCore, random weights", "global average": "nearest neighbour, features averaged over the image",
@@ -282,10 +300,11 @@ def speed_measured(benchmarks: Path) -> list[str]:
 # Named as the functions are; then how each report came about.
 TABLES: dict[str, Callable[[Path], list[str]]] = {
     **{make.__name__.replace("_", " "): make for make in (
-        patchcore, patchcore_measured, comparison, comparison_cost, simplenet, efficientad, efficientad_gain, spd,
-        backbones, published, speed, speed_measured, factory, factory_kinds, factory_speed)},
-    **{f"{name} measured": lambda benchmarks, name=name: measured(read_report(benchmarks, name))
-       for name in ("comparison", "simplenet", "efficientad", "spd", "backbones", "factory")},
+        patchcore, patchcore_measured, aspect, false_alarms, comparison, comparison_cost, simplenet, efficientad,
+        efficientad_gain, spd, backbones, published, speed, speed_measured, factory, factory_kinds, factory_speed)},
+    **{f"{name.replace('_', ' ')} measured": lambda benchmarks, name=name: measured(read_report(benchmarks, name))
+       for name in ("comparison", "simplenet", "efficientad", "spd", "backbones", "factory", "aspect",
+                    "false_alarms")},
 }
 
 

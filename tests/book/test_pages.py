@@ -90,7 +90,8 @@ def test_what_is_wrong_with_a_build_is_seen(tmp_path: Path, name: str, bad: str 
 
 
 # Modules that hold nothing for the reader to call, and those that draw the factory's products.
-INTERNAL = re.compile(r"adlib\.(files|resnet|datasets\.(sources|unpack)|factory\.(?!synthetic).*)")
+INTERNAL = re.compile(
+    r"adlib\.(checks|files|folds|forking|resnet|saving|stored|datasets\.(sources|unpack)|factory\.(?!synthetic).*)")
 
 
 def test_api_pages_have_every_module() -> None:  # that every public name has a docstring is ruff's
