@@ -83,14 +83,21 @@ class Sample:
     def image(self) -> Tensor:
         """The image (3, H, W), float32 in [0, 1]; `ImageError`, naming the file, where it cannot be read."""
         if callable(self.image_source):
-            return _made(self.image_source(), self.path)
+            try:
+                made = self.image_source()
+            except ImageError:
+                raise
+            except Exception as error:  # a function of the user; one picture must not stop the others
+                raise ImageError(f"{self.path}: the function that makes it fails ({type(error).__name__}: {error}), "
+                                 "expected an image; mend the function") from error
+            return _made(made, self.path)
         return read_image(self.image_source, max_value=self.max_value, name=self.path, color=self.color or "rgb")
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width. Of a file only the header is read; a function is called."""
         if callable(self.image_source):
-            height, width = self.image_source().shape[-2:]
+            _, height, width = self.image.shape
             return height, width
         return read_size(self.image_source, name=self.path)
 

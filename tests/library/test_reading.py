@@ -154,3 +154,16 @@ def test_the_default_size_is_of_the_median_and_asks_few_functions():
     assert working_size(samples, 224, 32) == (224, 224) and len(calls) <= 31
     broken = [dataclasses.replace(s, image_source=f"no such file {i}") for i, s in enumerate(samples[:2])]
     assert working_size(broken, 224, 32) == (224, 224)
+
+
+@pytest.mark.parametrize("made", [lambda: None, lambda: 1 / 0, lambda: Path("no such file").read_bytes(),
+                                  lambda: np.zeros((40, 50, 3), np.uint8)])
+def test_a_function_that_makes_no_image_is_a_failure_like_any_other(made):
+    sample = Sample(None, "unlabelled", "made 1", image_source=made)
+    with pytest.raises(ImageError, match="^made 1: "):
+        _ = sample.image
+    with pytest.raises(ImageError, match="^made 1: "):
+        _ = sample.size
+    with pytest.raises(ImageError, match="^made 1: "):
+        Reading().look(sample, SIZE)
+    assert working_size([sample], 224, 32) == (224, 224)
