@@ -1,4 +1,4 @@
-"""What all tests share: one thread for each worker, and `full` tests only with --all."""
+"""What all tests share: one thread for each worker, `full` tests only with --all, no notebook run twice in a row."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 
 import matplotlib
 import pytest
+from nbval.plugin import IPyNbFile
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if os.environ.get("CI") or os.environ.get("PYTEST_XDIST_WORKER"):  # the kernels of nbval inherit it
@@ -18,6 +19,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--all"):
+        return
     for item in items:
-        if item.get_closest_marker("full") and not config.getoption("--all"):
+        if item.get_closest_marker("full"):
             item.add_marker(pytest.mark.skip(reason="only in make test-all"))
+    for file in dict.fromkeys(item.parent for item in items if isinstance(item.parent, IPyNbFile)):
+        use_run(file)
+
+
+def use_run(file: IPyNbFile) -> None:
+    """Let nbval hold a notebook against the run that `make book` has just made of it, where that run's stamp fits.
+
+    Without such a run nbval runs the notebook itself.
+    """
+    import notebooks
+    from recorded import Recorded
+
+    run = notebooks.RUNS / file.path.name
+    if file.path.parent == notebooks.ROOT / "notebooks" and not notebooks.is_stale(file.path, run):
+        file.setup = lambda: file.__dict__.update(kernel=Recorded(run))

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import papermill
 import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from nbval.plugin import IPyNbFile, NbCellError
+from PIL import Image
 
 from adlib.datasets import SyntheticFactory
 from notebooks import START_TIMEOUT, WIDGET, all_notebooks, check_notebook, code_only, run_chapters, stamp, tidy
+from recorded import Recorded
 
 NAME = "02_small.ipynb"
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -184,3 +190,41 @@ def test_paper_profile(path: Path, tmp_path: Path) -> None:
         given = {"BACKBONE": "adlib_resnet18", "GOOD_FOLDER": str(good), "NEW_FOLDER": str(new),
                  "OUT_DIR": str(tmp_path / "out"), "FALSE_ALARMS": 0.2}  # four of ten are held out
     execute(path, tmp_path, {"PROFILE": "paper", **given})
+
+
+def test_charts_get_a_palette_and_look_the_same() -> None:
+    chart = Image.new("RGBA", (60, 40), "white")
+    chart.paste((200, 30, 30, 255), (10, 10, 40, 30))
+    file = io.BytesIO()
+    chart.save(file, "png")
+    notebook = new_notebook(cells=[new_code_cell("1", outputs=[new_output("display_data", data={
+        "image/png": base64.b64encode(file.getvalue()).decode()})])])  # fmt: skip
+    tidy(notebook)
+    kept = notebook.cells[0].outputs[0].data["image/png"]
+    small = Image.open(io.BytesIO(base64.b64decode(kept)))
+    assert small.mode == "P" and np.array_equal(np.array(small.convert("RGB")), np.array(chart.convert("RGB")))
+    tidy(notebook)
+    assert notebook.cells[0].outputs[0].data["image/png"] == kept
+
+
+@pytest.mark.parametrize(("kept", "message"), [
+    ([new_output("stream", name="stdout", text="2\n")], None),
+    ([new_output("stream", name="stdout", text="3\n")], "Cell outputs differ"),
+    ([], "Cell outputs differ"),
+    ([new_output("error", ename="ValueError", evalue="no", traceback=[])], "Cell execution caused an exception"),
+])  # fmt: skip
+def test_nbval_holds_a_notebook_against_its_run(
+    tree: Path, request: pytest.FixtureRequest, kept: list[NotebookNode], message: str | None
+) -> None:
+    path = executed(tree, lambda n: n.cells[3].metadata.update(tags=["nbval-check-output"]))
+    run = nbformat.read(path, 4)
+    run.cells[3].outputs = kept
+    nbformat.write(run, tree / NAME)
+    file = IPyNbFile.from_parent(request.session, path=path)
+    cells, file.kernel = list(file.collect()), Recorded(tree / NAME)
+    for cell in cells[:2]:
+        cell.runtest()
+    if message is None:
+        return cells[2].runtest()
+    with pytest.raises(NbCellError, match=message):
+        cells[2].runtest()
