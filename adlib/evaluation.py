@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from adlib import metrics
@@ -58,3 +59,38 @@ def evaluate(prediction: Prediction, *, confidence: float = 0.95, seed: int = 0)
     result["image_aupr"] = {"value": metrics.image_aupr(targets, scores)}
     result["f1_max"] = {"value": metrics.f1_max(targets, scores)[0]}
     return result
+
+
+def over_seeds(runs: Sequence[Mapping[str, float] | float], *, same_images: bool, digits: int = 3) -> str:
+    """Mean and interval of a measure over seeds, such as "0.810 [0.637, 0.924]": see `metrics.mean_interval`.
+
+    Parameters
+    ----------
+    runs : sequence (S,) of {"value", "low", "high"} or of float
+        One for each seed, as `evaluate` gives them; low and high belong to the images of that seed.
+    same_images : bool
+        True where the seeds share their test images (a real data set), False where each has its own (the factory).
+    digits : int
+        After the point.
+
+    Returns
+    -------
+    str
+        The mean alone where nothing tells how much it owes to the images: one seed, or the same images, without low
+        and high.
+
+    Raises
+    ------
+    ValueError
+        Where there is no run, or an interval does not hold its value.
+    """
+    if not runs:
+        raise ValueError("no run: expected one for each seed")
+    each = [run if isinstance(run, Mapping) else {"value": run} for run in runs]
+    values = [run["value"] for run in each]
+    intervals = [(run["low"], run["high"]) for run in each] if all("low" in run for run in each) else None
+    mean = f"{sum(values) / len(values):.{digits}f}"
+    if intervals is None and (same_images or len(values) < 2):
+        return mean
+    low, high = metrics.mean_interval(values, intervals, same_images=same_images)
+    return f"{mean} [{low:.{digits}f}, {high:.{digits}f}]"

@@ -356,6 +356,69 @@ def newcombe_interval(auroc: float, positive: int, negative: int, *, confidence:
     return ends[0], ends[1]
 
 
+def mean_interval(
+    values: Sequence[float],
+    intervals: Sequence[Interval] | None = None,
+    *,
+    same_images: bool,
+    confidence: float = 0.95,
+    limits: Interval = (0.0, 1.0),
+) -> Interval:
+    """Interval of the mean over seeds, for other trainings *and* other test images. Chapter 8, section 8.5.
+
+    Trainings: Student's t on the values, t·s/√S. Images: the intervals of the single seeds. Each end of the result lies
+    as far from the mean as
+
+    - √(d̄² + (t·s/√S)²) where all seeds have the same test images, with d̄ the mean distance of the intervals' ends from
+      their values: the values hardly differ by the images, so the images' part is added, in squares;
+    - max(√Σd²/S, t·s/√S) where each seed has test images of its own: the values differ by them too, so s contains
+      their part. The first form keeps a lucky s of few seeds from giving less than the images alone.
+
+    Parameters
+    ----------
+    values : sequence (S,) of float
+        One for each seed.
+    intervals : sequence (S,) of (low, high), optional
+        Of each value, from its images alone, as `image_auroc_interval` and `pixel_intervals` give them.
+    same_images : bool
+        Whether the seeds share their test images, as with a real data set, or each has new ones, as with the factory.
+    confidence : float
+        Of the result and of `intervals`.
+    limits : (float, float)
+        Between which the measure lies: (−1, 1) for a difference of two AUROCs.
+
+    Returns
+    -------
+    (float, float)
+        Low and high end; the mean is never outside.
+
+    Raises
+    ------
+    ValueError
+        Where the images' part is not known (one seed, or the same images, without `intervals`), or an interval does
+        not hold its value.
+
+    References
+    ----------
+    Zou and Donner, Statistics in Medicine 27, 2008, for distances that are added in squares.
+    """
+    numbers, seeds = np.asarray(values, np.float64), len(values)
+    if intervals is None and (same_images or seeds < 2):
+        raise ValueError(f"{seeds} values without intervals: expected the interval of each, from its images; "
+                         "seeds say nothing of the test images that they share")  # fmt: skip
+    half = stats.t.ppf(0.5 + confidence / 2, seeds - 1) * numbers.std(ddof=1) / math.sqrt(seeds) if seeds > 1 else 0.0
+    ends = np.array([half, half])
+    if intervals is not None:
+        apart = np.abs(np.asarray(intervals, np.float64).reshape(seeds, 2) - numbers[:, None])
+        for value, (low, high) in zip(values, intervals, strict=True):
+            if not low - 1e-9 <= value <= high + 1e-9:
+                raise ValueError(f"interval {low:g} to {high:g} of the value {value:g}: expected one that holds it")
+        of_images = apart.mean(0) if same_images else np.sqrt(np.square(apart).sum(0)) / seeds
+        ends = np.hypot(of_images, half) if same_images else np.maximum(of_images, half)
+    mean = float(numbers.mean())
+    return max(limits[0], mean - float(ends[0])), min(limits[1], mean + float(ends[1]))
+
+
 class PixelIntervals(NamedTuple):
     """Intervals (low, high) of the two pixel metrics, from one set of resampled images."""
 

@@ -45,8 +45,44 @@ def conformal_threshold(normal_scores: Scores, alpha: float, *, groups: Sequence
     scores = _finite(normal_scores, "normal_scores")
     if groups is not None:
         scores, _ = one_per_group(scores, groups)
-    n = len(scores)
-    rank = _rank(n, alpha)
+    return float(np.sort(scores)[_finite_rank(len(scores), alpha) - 1])
+
+
+def chance_of_no_alarm(n: int, alpha: float, m: int) -> float:
+    """The probability that m new good parts raise no alarm at the threshold of n held-out ones, equation (2.17).
+
+    The threshold is the k-th of the n scores. Of m + n exchangeable scores none of the m is above it exactly where the
+    n + 1 − k highest of all are held-out ones, which has the probability Π (k + i)/(n + 1 + i) over i = 0 … m − 1.
+    So "no false alarm in the test" says little where m is small, though the rate, on average, is (n + 1 − k)/(n + 1).
+
+    Parameters
+    ----------
+    n : int
+        Held-out good parts.
+    alpha : float
+        α in (0, 1).
+    m : int
+        New good parts, 0 or more.
+
+    Returns
+    -------
+    float
+        In (0, 1]. For scores without ties; with ties it is larger.
+
+    Raises
+    ------
+    ValueError
+        As `conformal_threshold`, and for a negative m.
+    """
+    if m < 0:
+        raise ValueError(f"m = {m}: expected a number of parts, 0 or more")
+    rank = _finite_rank(n, alpha)
+    return math.prod((rank + i) / (n + 1 + i) for i in range(m))
+
+
+def _finite_rank(n: int, alpha: float) -> int:
+    """⌈(n+1)(1−α)⌉, at least 1; an error where it is above n."""
+    rank = max(_rank(n, alpha), 1)
     if rank > n:
         needed = math.ceil(1 / alpha - 1 - 1e-9)
         raise ValueError(
@@ -55,7 +91,7 @@ def conformal_threshold(normal_scores: Scores, alpha: float, *, groups: Sequence
             f"1/{n + 1} = {1 / (n + 1):.3g} (write alpha=1/{n + 1}). With {needed} good parts or more in all, "
             "fit(…, folds=…) without validation, best with as many folds as parts, holds out each of them once"
         )
-    return float(np.sort(scores)[max(rank, 1) - 1])
+    return rank
 
 
 def one_per_group(scores: Scores, groups: Sequence[str | None]) -> tuple[np.ndarray, list[str | None]]:

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from scipy import ndimage
+from scipy import ndimage, stats
 from sklearn.metrics import roc_auc_score
 
 from adlib import metrics
@@ -310,3 +310,50 @@ def test_a_group_with_both_classes_is_drawn_as_one():
         weight = metrics._draw(parts, labels, np.random.default_rng(seed))
         assert weight[0] == weight[1] and weight[2] == weight[3] and weight[0] + weight[2] == 2
         assert weight[4] + weight[5] == 2 and weight[6] == 1
+
+
+def draw_seeds(rng, seeds, images, spread, same_images):
+    """AUROCs of `seeds` trainings and their intervals; a training shifts all defective scores by spread·N(0, 1)."""
+    values, ends = [], []
+    hard = rng.normal(size=(2, images))  # what all trainings find hard in an image
+    for _ in range(seeds):
+        own = rng.normal(size=(2, images))
+        good, bad = 0.9 * hard + 0.44 * own if same_images else own
+        values.append(metrics.image_auroc(np.repeat([0, 1], images), [*good, *(bad + 1.5 + spread * rng.normal())]))
+        ends.append(metrics.newcombe_interval(values[-1], images, images))
+    return values, ends
+
+
+@pytest.mark.parametrize("same_images", [False, True])
+@pytest.mark.parametrize("spread", [0.0, 0.4])
+def test_the_interval_of_a_mean_covers_where_that_of_one_seed_does_not(same_images, spread):
+    """300 cases of three seeds; a coverage of 0.95 would show 0.90 or less once in ten thousand times."""
+    rng, true = np.random.default_rng(3), stats.norm.cdf(1.5 / np.sqrt(2 + spread**2))
+    held, alone = [], []
+    for _ in range(300):
+        values, ends = draw_seeds(rng, 3, 40, spread, same_images)
+        low, high = metrics.mean_interval(values, ends, same_images=same_images)
+        assert low <= np.mean(values) <= high
+        held.append(low <= true <= high)
+        alone.append(ends[0][0] <= true <= ends[0][1])
+    assert np.mean(held) > 0.9
+    if spread:
+        assert np.mean(alone) < 0.8, "the images of one seed say nothing of the next training"
+
+
+def test_the_interval_of_a_mean_by_hand():
+    ends = [(0.7, 0.9), (0.8, 1.0)]
+    half = stats.t.ppf(0.975, 1) * 0.1 / 2  # of 0.8 and 0.9: s/√2 = 0.05
+    alone = metrics.mean_interval([0.8, 0.9], same_images=False, limits=(-1, 2))
+    assert alone == pytest.approx((0.85 - half, 0.85 + half))
+    equal = metrics.mean_interval([0.8, 0.8], [(0.7, 0.8), (0.7, 0.84)], same_images=False)
+    assert equal == pytest.approx((0.8 - 0.02**0.5 / 2, 0.82))
+    wide = np.hypot(0.1, half)
+    both = metrics.mean_interval([0.8, 0.9], ends, same_images=True, limits=(-1, 2))
+    assert both == pytest.approx((0.85 - wide, 0.85 + wide))
+    assert metrics.mean_interval([0.8, 0.9], ends, same_images=True) == pytest.approx((0.85 - wide, 1.0))
+    assert metrics.mean_interval([1.0] * 5, [(0.93, 1.0)] * 5, same_images=True) == pytest.approx((0.93, 1.0))
+    assert metrics.mean_interval([0.8], [(0.7, 0.9)], same_images=False) == pytest.approx((0.7, 0.9))
+    for values, given, same in (([0.8], None, False), ([0.8, 0.9], None, True), ([0.8, 0.95], [(0.7, 0.9)] * 2, True)):
+        with pytest.raises(ValueError, match="expected"):
+            metrics.mean_interval(values, given, same_images=same)
