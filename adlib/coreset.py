@@ -1,4 +1,4 @@
-"""A small subset that covers a large set: greedy k-center, its radius, and random projections."""
+"""A small subset of a large set: greedy k-center, its radius, the control drawn at random, and random projections."""
 
 from __future__ import annotations
 
@@ -176,6 +176,35 @@ class _Bounds:
             difference = self.features[points[i]].double() - self.features[self.centres[j]].double()
             best.scatter_reduce_(0, i, difference.square().sum(1), "amin")
         return best
+
+
+def random_subset(features: Tensor, n: int, *, seed: int = 0) -> Tensor:
+    """Indices of n rows drawn at random without replacement: the control beside `k_center_greedy`.
+
+    With one seed, a smaller draw is the beginning of a larger one, as it is with the greedy centres.
+
+    Parameters
+    ----------
+    features : Tensor (N, d)
+    n : int
+        In 1..N.
+    seed : int
+
+    Returns
+    -------
+    Tensor (n,) int64
+        All different.
+
+    Raises
+    ------
+    ValueError
+        Where n is not in 1..N.
+    """
+    total = len(features)
+    if not 1 <= n <= total:
+        raise ValueError(f"n = {n} rows of {total}: expected 1 <= n <= {total}")
+    generator = torch.Generator().manual_seed(seed)  # on the CPU: the same rows on every device
+    return torch.randperm(total, generator=generator)[:n].to(features.device)
 
 
 def covering_radius(features: Tensor, centres: Tensor) -> float:

@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from adlib.checks import image_sides, number, whole
+from adlib.checks import MAX_SIDE, image_sides, number, whole
 from adlib.folds import fit_folds
 from adlib.forking import refuse_after_fork
 from adlib.images import ImageError
@@ -62,6 +62,10 @@ class Detector(nn.Module, ABC):
         Images are resized to this, whole, without a crop; one number means a square. None: `fit` takes the median
         aspect of the training images at the area of `SIDE` × `SIDE`, in multiples of 16, so that parts keep their
         shape.
+    resize : int, optional
+        None: nothing is cut. A number: the shorter side becomes so many pixels, and the middle of `image_size` is cut
+        and looked at, as the papers do. Such a detector is blind at the border: a defect there changes no score, and
+        the maps have the image's smallest patch score there.
     smoothing : float
         σ of the Gaussian on the maps, in pixels of `image_size`.
     batch_size : int
@@ -104,10 +108,14 @@ class Detector(nn.Module, ABC):
         batch_size: int,
         device: str,
         seed: int,
+        resize: int | None = None,
     ) -> None:
         super().__init__()
         self.takes_aspect = image_size is None  # whether a fit sets image_size anew
         self.image_size = image_sides(self.SIDE if image_size is None else image_size, self.LEAST_SIDE)
+        if resize is not None and image_size is None:
+            raise ValueError(f"resize = {resize!r}: expected image_size= beside it, the size of the middle that is cut")
+        self.resize = None if resize is None else whole("resize", resize, max(self.image_size), MAX_SIDE)
         self.smoothing = float(number("smoothing", smoothing, "[0, 1000]"))
         self.batch_size = whole("batch_size", batch_size, most=65_536)
         self.seed = whole("seed", seed, 0, 2**32 - 1)
@@ -288,7 +296,7 @@ class Detector(nn.Module, ABC):
         if read:
             self.reading = self.reading.completed(looks, read)
             if held_out:
-                one_can_be_read(held_out, lambda sample: self.reading.look(sample, self.image_size))
+                one_can_be_read(held_out, lambda sample: self.reading.look(sample, self.image_size, self.resize))
 
     def _keep_normals(self, prediction: Prediction | None) -> None:
         """Keep the scores of the held-out parts, the largest of each; none where there is no prediction."""
@@ -394,7 +402,8 @@ class Detector(nn.Module, ABC):
 
         def so_far() -> Prediction:
             grid = torch.cat(grids) if grids else torch.empty(0, 1, 1)
-            maps = AnomalyMaps(grid.clone(), self.image_size, self.smoothing, [look.size for look in looks])
+            sizes = [look.size for look in looks]
+            maps = AnomalyMaps(grid.clone(), self.image_size, self.smoothing, sizes, self.resize)
             values = torch.cat(scores).numpy() if scores else np.empty(0, np.float32)
             return Prediction(finite(values, read), read, maps, failures, self._p_values(values, read), skipped)
 
@@ -430,7 +439,7 @@ class Detector(nn.Module, ABC):
         return scores, grids
 
     def forward(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Batch (B, 3, h, w) in [0, 1], already resized, to scores (B,) and maps (B, h, w). Tensors only."""
+        """Batch (B, 3, h, w) in [0, 1], already resized and cut, to scores (B,) and maps (B, h, w). Tensors only."""
         scores, grids = self.patch_scores(batch)
         height, width = batch.shape[-2:]
         return scores, full_size_maps(grids, (height, width), self.smoothing)
@@ -494,7 +503,8 @@ class Detector(nn.Module, ABC):
     def _read(
         self, samples: list[Sample], failures: dict[str, str], what: str
     ) -> Iterator[tuple[Tensor, list[Sample], list[Look]]]:
-        return read_batches(samples, self.reading, self.image_size, self.batch_size, self.device, failures, what)
+        return read_batches(samples, self.reading, self.image_size, self.batch_size, self.device, failures, what,
+                            self.resize)
 
     # ------------------------------------------------------------------ save and load
 

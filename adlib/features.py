@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Self
 
 import torch
@@ -29,11 +30,15 @@ class PatchFeatures(nn.Module):
         p, odd.
     stride : int
         s, at least 1; at most the rows and columns of cells, see `check_stride`.
+    pooling : int, optional
+        None: the channels stay what they are. A number: so many in all, as `pooled` makes them in the place of the
+        averages (2.2), for each layer and then for the layers one after the other. That is what the official codes do,
+        PatchCore's with 1,024 and SimpleNet's with 1,536.
 
     Raises
     ------
     ValueError
-        For no layer or one twice, an even neighbourhood, or a stride below 1.
+        For no layer or one twice, an even neighbourhood, or a stride or a pooling below 1.
 
     References
     ----------
@@ -41,13 +46,19 @@ class PatchFeatures(nn.Module):
     """
 
     def __init__(
-        self, backbone: nn.Module, layers: Sequence[str] = ("layer2", "layer3"), neighbourhood: int = 3, stride: int = 1
+        self,
+        backbone: nn.Module,
+        layers: Sequence[str] = ("layer2", "layer3"),
+        neighbourhood: int = 3,
+        stride: int = 1,
+        pooling: int | None = None,
     ) -> None:
         super().__init__()
         self.layers, self.stride = layer_names(layers), whole("stride", stride)
         self.neighbourhood = whole("neighbourhood", neighbourhood, most=1023)
         if neighbourhood % 2 == 0:
             raise ValueError(f"neighbourhood = {neighbourhood}: expected an odd number, so that a cell is its centre")
+        self.pooling = None if pooling is None else whole("pooling", pooling, most=65_536)
         self.backbone = backbone.to(memory_format=torch.channels_last)  # about a quarter faster on CPUs
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
@@ -75,10 +86,12 @@ class PatchFeatures(nn.Module):
         """As `forward`, without the stride: images (B, 3, H, W) in [0, 1] to features of all cells (B, C, h*, w*)."""
         x = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         outputs = self.backbone(x)
-        layers = [aggregate(outputs[layer], self.neighbourhood) for layer in self.layers]
+        of_cells = aggregate if self.pooling is None else partial(pooled, channels=self.pooling)
+        layers = [of_cells(outputs[layer], self.neighbourhood) for layer in self.layers]
         grid = layers[0].shape[-2:]
         layers = [layers[0]] + [F.interpolate(x, grid, mode="bilinear", align_corners=False) for x in layers[1:]]
-        return torch.cat(layers, 1)  # (B, C, h*, w*)
+        stacked = torch.cat(layers, 1)  # (B, C, h*, w*)
+        return stacked if self.pooling is None else averaged(stacked, self.pooling)
 
 
 def aggregate(features: Tensor, neighbourhood: int) -> Tensor:
@@ -98,6 +111,42 @@ def aggregate(features: Tensor, neighbourhood: int) -> Tensor:
     Tensor (B, C, h, w)
     """
     return F.avg_pool2d(features, neighbourhood, 1, neighbourhood // 2, count_include_pad=False)
+
+
+def pooled(features: Tensor, neighbourhood: int, channels: int) -> Tensor:
+    """The C·p² numbers of each cell's p×p neighbourhood, averaged to so many, as in the official PatchCore.
+
+    The numbers stand channel by channel, in each the rows of the neighbourhood, and beyond the border they are 0. They
+    are cut into `channels` runs of nearly equal length, and of each the mean is kept. A run may end in the middle of a
+    channel's neighbourhood. So layer2 of a WideResNet-50, 512·9 numbers, gives 1,024 overlapping runs of 5, two for
+    each channel; the mean of these two is a 3×3 mean in which the centre counts twice.
+
+    The official code enlarges a coarse layer's planes, one for each channel and place, before it averages over them.
+    All planes are enlarged alike, so the order makes no difference but the rounding, and here the average comes first.
+
+    Parameters
+    ----------
+    features : Tensor (B, C, h, w)
+    neighbourhood : int
+        p, odd.
+    channels : int
+
+    Returns
+    -------
+    Tensor (B, channels, h, w)
+
+    References
+    ----------
+    amazon-science/patchcore-inspection at fcaa92f, PatchMaker and MeanMapper.
+    """
+    (b, _, h, w), p = features.shape, neighbourhood
+    return averaged(F.unfold(features, p, padding=p // 2).view(b, -1, h, w), channels)
+
+
+def averaged(features: Tensor, channels: int) -> Tensor:
+    """Features (B, C, h, w) to (B, channels, h, w): run i is the mean of the channels ⌊iC/n⌋ to ⌈(i+1)C/n⌉ − 1."""
+    rows = F.adaptive_avg_pool1d(features.flatten(2).transpose(1, 2), channels)  # (B, h·w, channels)
+    return rows.transpose(1, 2).unflatten(2, features.shape[2:])
 
 
 def to_rows(features: Tensor) -> Tensor:

@@ -50,5 +50,5 @@ def fit_folds(detector: Any, samples: list[Sample], folds: int) -> Prediction:
             grids.update(zip(chosen, grid.float().cpu(), strict=True))
         detector.folds.append(fold)
     maps = AnomalyMaps(torch.stack([grids[i] for i in range(len(read))]), detector.image_size, detector.smoothing,
-                       [look.size for look in looks])
+                       [look.size for look in looks], detector.resize)
     return Prediction(finite(scores.numpy(), read), read, maps)

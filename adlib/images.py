@@ -31,7 +31,7 @@ from adlib.stored import (
 )
 
 __all__ = ["IMAGE_EXTENSIONS", "MAX_PIXELS", "ImageError", "ImageSource", "ReadImage", "read_image", "read_mask",
-           "read_size", "read_stored", "read_values", "resize_image", "resize_mask"]
+           "read_size", "read_stored", "read_values", "resize_image", "resize_mask", "resized_sides", "top_left"]
 
 
 def read_image(
@@ -261,6 +261,24 @@ def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
     batch = image if image.ndim == 4 else image[None]
     resized = F.interpolate(batch, size=tuple(size), mode="bilinear", antialias=True, align_corners=False)
     return (resized if image.ndim == 4 else resized[0]).clamp(0, 1)
+
+
+def resized_sides(size: tuple[int, int], image_size: tuple[int, int], resize: int | None) -> tuple[int, int]:
+    """The sides (height, width) to which an image of `size` is resized, whole, before its middle is cut.
+
+    Its shorter side becomes `resize` pixels, and the longer one keeps the aspect, rounded down; or it becomes
+    `image_size` where there is no `resize`, and nothing to cut.
+    """
+    if resize is None:
+        return image_size
+    height, width = (resize * side // min(size) for side in size)
+    return height, width
+
+
+def top_left(sides: tuple[int, int], image_size: tuple[int, int]) -> tuple[int, int]:
+    """The first row and column of the middle part of `image_size` in an image of these sides."""
+    top, left = (round((side - part) / 2) for side, part in zip(sides, image_size, strict=True))
+    return top, left
 
 
 def resize_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:

@@ -6,16 +6,19 @@ Source: Roth et al., Towards Total Recall in Industrial Anomaly Detection, CVPR 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from adlib.backbones import SHIPPED, load_backbone
-from adlib.checks import layer_names, number, whole
-from adlib.coreset import k_center_greedy, random_projection
+from adlib.checks import flag, layer_names, number, whole
+from adlib.coreset import k_center_greedy, random_projection, random_subset
 from adlib.detector import Detector, readable_bytes
 from adlib.features import PatchFeatures, spread, to_rows
 from adlib.neighbors import Bank, k_nearest
+
+SELECTIONS = ("greedy", "random")
 
 
 class PatchCore(Detector):
@@ -25,17 +28,22 @@ class PatchCore(Detector):
     ----------
     backbone : str or Module
         A name or a module, see `adlib.backbones.load_backbone`.
-    layers, neighbourhood, stride
+    layers, neighbourhood, stride, pooling
         Of the patch features P, equations (2.1) to (2.3); see `adlib.features.PatchFeatures`.
     coreset_ratio : float
         The share of the memory bank that is kept, in (0, 1]. Equations (2.5), (2.6).
+    selection : str
+        "greedy", equation (2.6), or "random": as many patches, drawn from the seed, the control of the greedy choice.
     projection : int, optional
-        Dimension of a random projection used while selecting, equation (2.8); None for none.
+        Dimension of a random projection used while selecting greedily, equation (2.8); None for none.
     reweighting : int, optional
         b of equation (2.14), the size of the neighbourhood of ``m*``; None for the plain maximum.
+    squared : bool
+        Whether scores and maps are squared distances. No order of patches or images changes by it, but a map that is
+        smoothed is another one, and the bound (2.12) does not hold.
     max_memory : float
         Bytes that the memory bank may take while it is built; more is refused before it starts.
-    image_size, smoothing, batch_size, device, seed
+    image_size, resize, smoothing, batch_size, device, seed
         As in `Detector`.
     pretrained : bool
         False gives a named backbone random weights: for tests and as a baseline.
@@ -52,9 +60,19 @@ class PatchCore(Detector):
 
     References
     ----------
-    Roth et al., CVPR 2022.
+    Roth et al., CVPR 2022. ``PatchCore(**PatchCore.PAPER)`` is the paper's PatchCore-10 % as its official code runs it,
+    amazon-science/patchcore-inspection at fcaa92f, with its preset for 224 pixels: one nearest neighbour, squared
+    distances, no re-weighting. On one bank both give the same features, scores and maps, but for
+    rounding, and for 16 pixels at the border of a map: the official Gaussian mirrors the map there, ours goes on with
+    the last value (benchmarks/accuracy/official_patchcore.py). The bank itself is another one: the official selection
+    starts from the mean distance to ten random patches, ours, (2.6), from one patch.
     """
 
+    PAPER: ClassVar[dict[str, Any]] = {
+        "backbone": "wide_resnet50_2", "layers": ("layer2", "layer3"), "resize": 256, "image_size": 224,
+        "neighbourhood": 3, "pooling": 1024, "coreset_ratio": 0.1, "projection": 128, "reweighting": None,
+        "squared": True, "smoothing": 4.0,
+    }  # fmt: skip
     LEARNT = ("memory_bank",)
 
     memory_bank: Tensor
@@ -66,10 +84,14 @@ class PatchCore(Detector):
         layers: Sequence[str] = ("layer2", "layer3"),
         neighbourhood: int = 3,
         stride: int = 1,
+        pooling: int | None = None,
         coreset_ratio: float = 0.1,
+        selection: str = "greedy",
         projection: int | None = None,
         reweighting: int | None = 9,
+        squared: bool = False,
         image_size: int | tuple[int, int] | None = None,
+        resize: int | None = None,
         smoothing: float = 4.0,
         max_memory: float = 8e9,
         batch_size: int = 16,
@@ -77,14 +99,18 @@ class PatchCore(Detector):
         seed: int = 0,
         pretrained: bool = True,
     ) -> None:
-        super().__init__(backbone, image_size=image_size, smoothing=smoothing, batch_size=batch_size, device=device,
-                         seed=seed)
+        super().__init__(backbone, image_size=image_size, resize=resize, smoothing=smoothing, batch_size=batch_size,
+                         device=device, seed=seed)
         layers = layer_names(layers)
         network = load_backbone(backbone, layers, pretrained=pretrained, seed=self.seed, image_size=self.image_size)
-        self.features = PatchFeatures(network, layers, neighbourhood, stride)
+        self.features = PatchFeatures(network, layers, neighbourhood, stride, pooling)
         self.features.check_stride(self.image_size)
         self.layers, self.neighbourhood, self.stride = layers, self.features.neighbourhood, self.features.stride
+        self.pooling, self.squared = self.features.pooling, flag("squared", squared)
         self.coreset_ratio = number("coreset_ratio", coreset_ratio, "(0, 1]")
+        if selection not in SELECTIONS:
+            raise ValueError(f"selection = {selection!r}: expected one of {', '.join(SELECTIONS)}")
+        self.selection = selection
         self.projection = None if projection is None else whole("projection", projection)
         self.reweighting = None if reweighting is None else whole("reweighting", reweighting)
         self.max_memory = number("max_memory", max_memory, "(0, inf]")
@@ -105,6 +131,8 @@ class PatchCore(Detector):
         features = self.features.to(self.device)
         with torch.no_grad():
             _, c, h, w = features(torch.zeros(1, 3, *self.image_size, device=self.device)).shape
+        if self.selection == "random":
+            return round(images * h * w * 4 * c * (1 if self.coreset_ratio == 1 else 1 + self.coreset_ratio))
         selected = c if self.projection is None else self.projection
         # The selection holds a copy of all rows, the projected ones if there are any, and the rows that it has chosen.
         copies = selected * (1 + self.coreset_ratio) + (0 if self.projection is None else selected)
@@ -139,6 +167,8 @@ class PatchCore(Detector):
         if self.coreset_ratio == 1:
             return bank
         n = max(1, int(self.coreset_ratio * len(bank)))
+        if self.selection == "random":
+            return bank[random_subset(bank, n, seed=self.seed)]
         rows = bank if self.projection is None else random_projection(bank, self.projection, seed=self.seed)
         return bank[k_center_greedy(rows, n, seed=self.seed, progress=True)]
 
@@ -165,6 +195,8 @@ class PatchCore(Detector):
             _, around = k_nearest(star, bank, size)  # N_b(m*), m* or its twin first
             to_all = (queries[row][:, None] - self.memory_bank[around]).square().sum(2).sqrt()  # (B, b)
             scores = reweight(scores, to_all)
+        if self.squared:
+            scores, distances = scores.square(), distances.square()
         return scores, spread(distances.view(b, h, w), self.stride, (rows, columns))
 
     def _search_bank(self) -> Bank:

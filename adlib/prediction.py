@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from adlib.images import resized_sides, top_left
 from adlib.samples import Sample
 
 
@@ -57,10 +58,15 @@ def full_size_maps(grids: Tensor, size: tuple[int, int], sigma: float) -> Tensor
 
 
 class AnomalyMaps(Sequence):
-    """Anomaly maps, each (H_i, W_i) float32 at its image's own size, computed when asked for."""
+    """Anomaly maps, each (H_i, W_i) float32 at its image's own size, computed when asked for.
 
-    def __init__(self, grids: Tensor, image_size: tuple[int, int], sigma: float, sizes: list[tuple[int, int]]) -> None:
-        self.grids, self.image_size, self.sigma, self.sizes = grids, image_size, sigma, sizes
+    A detector that has looked at the middle alone (`resize`) says nothing of the rest. There the map has the image's
+    smallest patch score: finite, and nothing that could be taken for a finding.
+    """
+
+    def __init__(self, grids: Tensor, image_size: tuple[int, int], sigma: float, sizes: list[tuple[int, int]],
+                 resize: int | None = None) -> None:  # fmt: skip
+        self.grids, self.image_size, self.sigma, self.sizes, self.resize = grids, image_size, sigma, sizes, resize
 
     def __len__(self) -> int:
         return len(self.grids)
@@ -69,7 +75,12 @@ class AnomalyMaps(Sequence):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         working = full_size_maps(self.grids[index][None], self.image_size, self.sigma)
-        if self.sizes[index] != self.image_size:
+        sides = resized_sides(self.sizes[index], self.image_size, self.resize)
+        if sides != self.image_size:
+            (top, left), (h, w) = top_left(sides, self.image_size), self.image_size
+            rest = (left, sides[1] - left - w, top, sides[0] - top - h)
+            working = F.pad(working, rest, value=float(self.grids[index].min()))
+        if self.sizes[index] != sides:
             working = F.interpolate(working[None], self.sizes[index], mode="bilinear", align_corners=False)[0]
         return working[0].numpy()
 

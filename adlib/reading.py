@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from adlib.images import ImageError, read_stored, resize_image
+from adlib.images import ImageError, read_size, read_stored, resize_image, resized_sides, top_left
 from adlib.samples import Sample
 
 STRETCH = 1.25  # how much longer or shorter an image may be, for its height, than those of training
@@ -69,8 +69,10 @@ class Reading:
     red_less_blue: tuple[float, float] = (-1.0, 1.0)
     reach: float = 0.0
 
-    def look(self, sample: Sample, size: tuple[int, int]) -> Look:
-        """Read one image, resized to `size`, as the training images were read.
+    def look(self, sample: Sample, size: tuple[int, int], resize: int | None = None) -> Look:
+        """Read one image as the training images were read: resized to `size`, or its middle of that size.
+
+        With `resize`, the shorter side becomes so many pixels, and the middle is cut then.
 
         Raises
         ------
@@ -81,13 +83,17 @@ class Reading:
         if callable(source):
             image = sample.image
             _, height, width = image.shape
-            look = Look(resize_image(image, size), (height, width), None, 1.0, 1.0, True, 0.0, False)
+            sides = resized_sides((height, width), size, resize)
+            look = Look(resize_image(image, sides), (height, width), None, 1.0, 1.0, True, 0.0, False)
         else:
-            stored = read_stored(source, name=name, max_value=sample.max_value, maxima=self.maxima, size=size,
+            sides = size if resize is None else resized_sides(read_size(source, name=name), size, resize)
+            stored = read_stored(source, name=name, max_value=sample.max_value, maxima=self.maxima, size=sides,
                                  color=sample.color or self.color)
             unsure = sample.color is None and not isinstance(source, (str, Path, Image.Image))
             look = Look(stored.image, stored.size, stored.type, stored.maximum, stored.largest,
                         sample.max_value is not None, 0.0, unsure)
+        top, left = top_left(sides, size)
+        look = look._replace(image=look.image[:, top : top + size[0], left : left + size[1]])
         red, _, blue = look.image.mean((1, 2)).tolist()
         look = look._replace(red_less_blue=red - blue)
         self._check(look, name)
@@ -228,6 +234,7 @@ def read_batches(
     device: torch.device,
     failures: dict[str, str],
     what: str,
+    resize: int | None = None,
 ) -> Iterator[tuple[Tensor, list[Sample], list[Look]]]:
     """Batches (B, 3, h, w) on the device, their samples, and looks without pixels; two threads read one batch ahead.
 
@@ -236,7 +243,7 @@ def read_batches(
 
     def read(sample: Sample) -> Look | str:
         try:
-            return reading.look(sample, size)
+            return reading.look(sample, size, resize)
         except ImageError as error:
             return str(error)
 

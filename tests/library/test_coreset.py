@@ -5,7 +5,7 @@ import torch
 
 from adlib import coreset
 from adlib.backbones import load_backbone
-from adlib.coreset import covering_radius, jl_dimension, k_center_greedy, random_projection
+from adlib.coreset import covering_radius, jl_dimension, k_center_greedy, random_projection, random_subset
 from adlib.datasets import SyntheticFactory
 from adlib.features import PatchFeatures, to_rows
 from adlib.images import resize_image
@@ -117,6 +117,17 @@ def test_seed_decides_the_start_and_global_state_is_untouched():
 def test_bad_arguments_are_named(change, word):
     with pytest.raises(ValueError, match=word):
         k_center_greedy(draw(10, 2), **({"n": 3} | change))
+
+
+def test_a_random_subset_is_drawn_from_the_seed_alone():
+    x, state = draw(500, 4), torch.get_rng_state()
+    drawn = random_subset(x, 100, seed=3)
+    assert drawn.unique().numel() == 100 and drawn.max() > 400 and torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(random_subset(x, 20, seed=3), drawn[:20])  # nested, as greedy centres are
+    assert not torch.equal(random_subset(x, 20, seed=4), drawn[:20])
+    for n in (0, 501):
+        with pytest.raises(ValueError, match=f"n = {n} rows"):
+            random_subset(x, n)
 
 
 def test_not_a_number_is_refused():

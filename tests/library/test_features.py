@@ -1,7 +1,10 @@
 """Backbones: the shipped one, torchvision's, and a module of one's own."""
 
+import itertools
+
 import pytest
 import torch
+from torch.nn import functional as F
 
 from adlib.backbones import SHIPPED, fingerprint, load_backbone
 from adlib.features import PatchFeatures
@@ -91,3 +94,43 @@ def test_layer3_is_scaled_by_weights_alone():
         before, after = plain.eval()(image()), scaled.eval()(image())
     assert torch.equal(before["layer2"], after["layer2"])
     assert torch.allclose(before["layer3"] * 0.25, after["layer3"], atol=1e-6)
+
+
+def plainly_pooled(layers, n, p=3):
+    """The official code's patch features (B, n, h, w), one number after the other: float64, loops."""
+    (b, _, h, w), all_runs = layers[0].shape, []
+
+    def runs(numbers, n):
+        ends = [(i * len(numbers) // n, -(-(i + 1) * len(numbers) // n)) for i in range(n)]
+        return [sum(numbers[first:last]) / (last - first) for first, last in ends]
+
+    for x in layers:
+        planes = []  # one for each channel and place of the neighbourhood, moved by that place
+        for c, i, j in itertools.product(range(x.shape[1]), range(p), range(p)):
+            moved = torch.zeros(b, *x.shape[2:], dtype=torch.float64)
+            for y, z in itertools.product(range(x.shape[2]), range(x.shape[3])):
+                v, u = y + i - p // 2, z + j - p // 2
+                if 0 <= v < x.shape[2] and 0 <= u < x.shape[3]:
+                    moved[:, y, z] = x[:, c, v, u]
+            planes.append(F.interpolate(moved[None], (h, w), mode="bilinear", align_corners=False)[0])
+        all_runs.append(planes)
+    out = torch.empty(b, n, h, w, dtype=torch.float64)
+    for k, y, z in itertools.product(range(b), range(h), range(w)):
+        stacked = [run for planes in all_runs for run in runs([float(plane[k, y, z]) for plane in planes], n)]
+        out[k, :, y, z] = torch.tensor(runs(stacked, n), dtype=torch.float64)
+    return out
+
+
+@pytest.mark.parametrize("n", [5, 7, 12, 30])  # runs that end within a channel, and more runs than channels
+def test_pooled_features_are_the_official_codes(n):
+    generator = torch.Generator().manual_seed(n)
+    fine, coarse = torch.randn(2, 4, 6, 8, generator=generator), torch.randn(2, 3, 3, 4, generator=generator)
+
+    class Two(torch.nn.Module):
+        def forward(self, x):
+            return {"fine": fine, "coarse": coarse}
+
+    features = PatchFeatures(Two(), ("fine", "coarse"), pooling=n)(image())
+    torch.testing.assert_close(features.double(), plainly_pooled([fine, coarse], n), rtol=1e-6, atol=1e-6)
+    with pytest.raises(ValueError, match="pooling = 0"):
+        PatchFeatures(Two(), ("fine", "coarse"), pooling=0)

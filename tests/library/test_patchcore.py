@@ -8,12 +8,17 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from scipy import ndimage
+from torch.nn import functional as F
 
 from adlib import PatchCore
+from adlib.coreset import random_subset
 from adlib.datasets import Sample, SyntheticFactory
 from adlib.detector import readable_bytes
 from adlib.features import spread
-from adlib.prediction import gaussian_smooth
+from adlib.images import resized_sides
+from adlib.neighbors import k_nearest
+from adlib.prediction import AnomalyMaps, full_size_maps, gaussian_smooth
+from adlib.reading import Reading
 
 
 def tiny(**options):
@@ -125,6 +130,17 @@ def test_memory_is_said_beforehand_and_bounded(factory):
     assert readable_bytes(163_856 * 288 * 4) == "189 MB"
 
 
+def test_a_random_bank_is_as_large_and_covers_worse(factory, tmp_path):
+    whole, greedy, drawn = (tiny(**o).fit(factory.train) for o in ({"coreset_ratio": 1}, {}, {"selection": "random"}))
+    rows = whole.memory_bank
+    kept = [k_nearest(rows, d.memory_bank)[0] for d in (greedy, drawn)]
+    assert len(greedy.memory_bank) == len(drawn.memory_bank) and kept[0].max() < kept[1].max()
+    assert torch.equal(drawn.memory_bank, rows[random_subset(rows, len(drawn.memory_bank), seed=drawn.seed)])
+    drawn.save(tmp_path / "d.safetensors")
+    assert PatchCore.load(tmp_path / "d.safetensors", device="cpu").selection == "random"
+    assert drawn.memory_needed(10) == round(10 * 64 * 288 * 4 * 1.2)  # no copy to select from
+
+
 def test_b_above_the_size_of_the_bank(factory):
     many = tiny(reweighting=10_000).fit(factory.train)
     p, q = many.predict(factory.test), tiny(reweighting=None).fit(factory.train).predict(factory.test)
@@ -154,7 +170,8 @@ def test_smoothing_is_scipys():
         ({"coreset_ratio": 0}, "coreset_ratio"), ({"coreset_ratio": 1.5}, "coreset_ratio"), ({"stride": 0}, "stride"),
         ({"neighbourhood": 2}, "odd"), ({"layers": ("layer9",)}, "layer9"), ({"layers": ()}, "layers"),
         ({"image_size": 8}, "image_size"), ({"projection": 0}, "projection"), ({"reweighting": 0}, "reweighting"),
-        ({"smoothing": -1}, "smoothing"), ({"backbone": "resnet999"}, "resnet999"),
+        ({"smoothing": -1}, "smoothing"), ({"selection": "k-means"}, "selection = 'k-means': expected one of greedy"),
+        ({"backbone": "resnet999"}, "resnet999"),
         ({"stride": 9}, "stride = 9: expected at most 8, as images of .64, 64. pixels have 8 rows and 8 columns"),
         ({"layers": "layer2"}, "layers = 'layer2': expected"), ({"layers": ("layer2", "layer2")}, "none twice"),
         ({"batch_size": 1.5}, "batch_size = 1.5"), ({"batch_size": True}, "batch_size = True"), ({"seed": -1}, "seed"),
@@ -289,3 +306,75 @@ def test_fitted_detector_can_be_exported(fitted):
 def test_save_names_a_missing_folder(fitted, tmp_path):
     with pytest.raises(FileNotFoundError, match="drive: no such folder, expected the one to write a.safetensors to"):
         fitted.save(tmp_path / "drive" / "a.safetensors")
+
+
+# ---------------------------------------------------------------------- resize, then cut the middle
+
+
+def test_the_middle_is_cut_as_in_the_papers():
+    """The sides and the corner are those of torchvision's Resize and CenterCrop, for files and for functions."""
+    from torchvision.transforms import CenterCrop, Resize
+
+    for sides in ((90, 333), (512, 400), (80, 80)):
+        assert resized_sides(sides, (64, 64), 80) == Resize(80)(torch.zeros(1, *sides)).shape[1:]
+    image = torch.rand(3, 83, 118, generator=torch.Generator().manual_seed(0))
+    for source in (image, lambda: image):
+        look = Reading().look(Sample(0, "good", "image", image_source=source), (64, 64), 83)
+        assert torch.equal(look.image, CenterCrop(64)(image)) and look.size == (83, 118)
+
+
+def test_a_defect_outside_the_middle_is_not_seen_and_one_inside_is():
+    generator = torch.Generator().manual_seed(1)
+    images = [0.5 + 0.02 * torch.randn(3, 96, 128, generator=generator).clamp(-3, 3) for _ in range(4)]
+    blind = tiny(image_size=64, resize=80).fit(images[:3])
+    outside, inside = images[3].clone(), images[3].clone()
+    outside[:, :, :16], inside[:, 40:56, 56:72] = 0, 0
+    good, border, middle = blind.predict([images[3], outside, inside]).scores
+    assert border == good and middle > 1.2 * good
+    assert tiny(image_size=(96, 128)).fit(images[:3]).predict([outside]).scores[0] > 1.2 * good
+
+
+def test_the_map_of_a_cut_middle_lies_where_the_middle_was():
+    grid = torch.full((2, 8, 8), 2.0)
+    grid[:, 2, 5] = 9.0
+    sides, size = (80, 106), (64, 64)
+    same, twice = AnomalyMaps(grid, size, 0.0, [sides, (160, 212)], 80)
+    assert np.array_equal(same[8:72, 21:85], full_size_maps(grid[:1], size, 0.0)[0].numpy())
+    outside = np.ones(sides, bool)
+    outside[8:72, 21:85] = False
+    assert same.shape == sides and (same[outside] == 2).all() and same.max() == pytest.approx(9, rel=0.1)
+    rows, columns = np.nonzero(twice > 0.99 * twice.max())  # the middle of the hot cell, in pixels of the image
+    assert rows.mean() + 0.5 == pytest.approx(2 * (8 + 2.5 * 8)) and columns.mean() + 0.5 == 2 * (21 + 5.5 * 8)
+
+
+def test_resize_is_kept_in_the_file_and_must_hold_the_middle(tmp_path, factory):
+    detector = tiny(resize=80).fit(factory.train)
+    detector.save(tmp_path / "a.safetensors")
+    again, whole = PatchCore.load(tmp_path / "a.safetensors", device="cpu"), tiny().fit(factory.train)
+    cut, kept, uncut = (one.predict(factory.test).scores for one in (detector, again, whole))
+    assert again.resize == 80 and np.array_equal(cut, kept) and not np.allclose(cut, uncut)
+    with pytest.raises(ValueError, match="resize = 63: expected a whole number of at least 64"):
+        tiny(resize=63)
+    with pytest.raises(ValueError, match="expected image_size= beside it"):
+        PatchCore(pretrained=False, resize=256)
+
+
+def test_the_papers_profile_runs_and_is_the_official_codes_arithmetic():
+    """Random weights, two images; beside it the official steps in their order, written with torch alone."""
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.rand(3, *sides, generator=generator) for sides in ((256, 300), (256, 256), (256, 280))]
+    detector = PatchCore(**PatchCore.PAPER, pretrained=False, device="cpu").fit(images[:2])
+    assert detector.memory_bank.shape == (int(0.1 * 2 * 28 * 28), 1024)
+    p = detector.predict(images[2:])
+    x = (images[2][None, :, 16:240, 28:252] - detector.features.mean) / detector.features.std
+    planes = []
+    for layer in detector.features.backbone(x).values():
+        unfolded = F.unfold(layer, 3, padding=1).unflatten(2, layer.shape[2:])  # (1, C·9, h, w), zeros outside
+        planes.append(F.interpolate(unfolded, (28, 28), mode="bilinear").flatten(2)[0].T)  # (784, C·9)
+    layers = torch.cat([F.adaptive_avg_pool1d(rows[:, None], 1024)[:, 0] for rows in planes], 1)
+    rows = F.adaptive_avg_pool1d(layers[:, None], 1024)[:, 0]
+    squared = torch.cdist(rows.double(), detector.memory_bank.double()).square().amin(1)
+    assert p.scores[0] == pytest.approx(float(squared.max()), rel=1e-5)
+    enlarged = F.interpolate(squared.view(1, 1, 28, 28), (224, 224), mode="bilinear")[0, 0].numpy()
+    expected = ndimage.gaussian_filter(enlarged, 4, mode="nearest")
+    assert np.abs(p.maps[0][16:240, 28:252] - expected).max() < 1e-5 * expected.max()
