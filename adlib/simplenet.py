@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adlib.backbones import SHIPPED, fingerprint, load_backbone
 from adlib.checks import flag, layer_names, number, whole
-from adlib.detector import Detector, readable_bytes
+from adlib.detector import Detector
 from adlib.features import PatchFeatures, spread, to_rows
+from adlib.scratch import plan, room
 from adlib.training import Training, epoch_order
 
 SLOPE = 0.2  # of the leaky ReLU, below zero
@@ -31,11 +28,6 @@ RATES = (5e-4, 1e-3)  # learning rates of the adaptor and of the discriminator
 ADAPTORS = ("none", "linear", "mlp")
 DECAYS = ("cosine", "none")
 CHUNK = 4_096  # rows in float64 at a time
-
-# The paper's settings, for a WideResNet-50; width and image size are the official code's. Its features
-# are pooled otherwise than ours; noise=None takes the rule (4.3) instead of its 0.015.
-PAPER = {"hidden": 1024, "noise": 0.015, "epochs": 160, "images_per_step": 4, "learning_rates": (1e-4, 2e-4),
-         "decay": "none", "image_size": 288}  # fmt: skip
 
 # ---------------------------------------------------------------------- the parts
 
@@ -180,6 +172,7 @@ def train_head(
     images_per_step: int = 4,
     loss: Callable[[Tensor, Tensor], Tensor] = truncated_l1,
     learning_rates: tuple[float, float] = RATES,
+    adamw: bool = False,
     decay: str = "cosine",
     seed: int = 0,
     device: str | torch.device = "cpu",
@@ -205,6 +198,8 @@ def train_head(
         From D(q) (N,) and D(q⁻) (N,) to a scalar.
     learning_rates : (float, float)
         Of the adaptor and of the discriminator, for Adam with weight decay 1e-5.
+    adamw : bool
+        AdamW for the adaptor, with weight decay 1e-2, as in the official code.
     decay : str
         "cosine" lets both rates fall to 0 over the run; "none", as in the paper, keeps them.
     seed, device
@@ -239,13 +234,15 @@ def train_head(
         raise ValueError(f"noise = {noise}: expected a positive number, the deviation σ of the noise")
     count, _, channels = features.shape
     head = Head(channels, adaptor=adaptor, hidden=hidden, adaptor_bias=adaptor_bias, seed=seed).to(device).train()
-    optimizer = torch.optim.Adam(_groups(head, learning_rates), weight_decay=1e-5)
+    optimizer = torch.optim.Adam(_groups(head, learning_rates, adamw), weight_decay=1e-5)
+    if adamw:
+        optimizer.register_step_pre_hook(_shrink)
     generator = torch.Generator(device).manual_seed(seed)  # of the noise
     per_epoch = -(-count // images_per_step)
     steps = epochs * per_epoch
     settings = {"method": "SimpleNet", "features": list(features.shape), "noise": f"{sigma:.4g}", "adaptor": adaptor,
                 "adaptor_bias": adaptor_bias, "hidden": head.first.out_features, "images_per_step": images_per_step,
-                "loss": getattr(loss, "__name__", type(loss).__name__), "decay": decay, "seed": seed,
+                "loss": getattr(loss, "__name__", type(loss).__name__), "decay": decay, "adamw": adamw, "seed": seed,
                 **(about or {})}  # fmt: skip
     run = Training(steps, {"head": head}, optimizer, generators={"noise": generator}, checkpoint=checkpoint,
                    schedule=(lambda step: 0.5 * (1 + math.cos(math.pi * step / steps))) if decay == "cosine" else None,
@@ -285,11 +282,21 @@ def check_options(
         whole("hidden", hidden, most=65_536)
 
 
-def _groups(head: Head, rates: tuple[float, float]) -> list[dict[str, Any]]:
+def _groups(head: Head, rates: tuple[float, float], adamw: bool) -> list[dict[str, Any]]:
     """The parameters of the adaptor, where it has some, and of the discriminator, with their learning rates."""
     adaptor = list(head.adaptor.parameters())
     rest = [p for name, p in head.named_parameters() if not name.startswith("adaptor.")]
-    return ([{"params": adaptor, "lr": rates[0]}] if adaptor else []) + [{"params": rest, "lr": rates[1]}]
+    first = {"params": adaptor, "lr": rates[0]} | ({"weight_decay": 0.0} if adamw else {})
+    return ([first] if adaptor else []) + [{"params": rest, "lr": rates[1]}]
+
+
+@torch.no_grad()
+def _shrink(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Before each step, what AdamW does beyond Adam: shrink the adaptor, here the group without weight decay."""
+    for group in optimizer.param_groups:
+        if not group["weight_decay"]:
+            for parameter in group["params"]:
+                parameter.mul_(1 - 0.01 * group["lr"])
 
 
 def fold(head: Head) -> tuple[Tensor, Tensor, Tensor]:
@@ -331,8 +338,8 @@ class SimpleNet(Detector):
 
     Parameters
     ----------
-    backbone, layers, neighbourhood, stride
-        The patch features, as for `adlib.patchcore.PatchCore`, equations (2.1) to (2.3).
+    backbone, layers, neighbourhood, stride, pooling
+        The patch features, see `adlib.features.PatchFeatures`, equations (2.1) to (2.3).
     adaptor : str
         "linear" or "none".
     hidden, adaptor_bias
@@ -341,7 +348,7 @@ class SimpleNet(Detector):
         σ of the noise; None takes the rule of `noise_level`.
     noise_ratio : float
         ρ of that rule.
-    epochs, images_per_step, learning_rates, decay
+    epochs, images_per_step, learning_rates, adamw, decay
         See `train_head`.
     max_memory : float
         Bytes that the training features may take; more go to a temporary file. They are computed once.
@@ -350,13 +357,16 @@ class SimpleNet(Detector):
         one.
     checkpoint : path, optional
         A file that the training writes to and goes on from, see `adlib.training.Training`.
-    image_size, smoothing, batch_size, device, seed
+    image_size, resize, smoothing, batch_size, device, seed
         As in `Detector`.
     pretrained : bool
         False gives a named backbone random weights.
 
     Attributes
     ----------
+    PAPER : dict
+        The arguments for the configuration of the paper, as the official code runs it (its run.sh). The paper's text
+        says 4 images a step, Adam for both, and no bias in the adaptor.
     history : dict of str to list of float
         The losses, after `fit`.
     weight, bias, last : Tensor (H, C), (H,), (H,)
@@ -369,11 +379,15 @@ class SimpleNet(Detector):
 
     References
     ----------
-    Liu et al. 2023. Cosine decay, wider noise and fewer epochs are ours; chapter 4 says why. `PAPER` has the paper's
-    settings.
+    Liu et al. 2023. Cosine decay, wider noise and fewer epochs are ours; chapter 4 says why.
     """
 
     LEARNT = ("weight", "bias", "last")
+    PAPER: ClassVar[dict[str, Any]] = {
+        "backbone": "wide_resnet50_2", "resize": 329, "image_size": 288, "pooling": 1536, "hidden": 1024,
+        "adaptor_bias": True, "noise": 0.015, "epochs": 160, "images_per_step": 8, "learning_rates": (1e-4, 2e-4),
+        "adamw": True, "decay": "none",
+    }  # fmt: skip
 
     weight: Tensor
     bias: Tensor
@@ -386,6 +400,7 @@ class SimpleNet(Detector):
         layers: Sequence[str] = ("layer2", "layer3"),
         neighbourhood: int = 3,
         stride: int = 1,
+        pooling: int | None = None,
         adaptor: str = "linear",
         adaptor_bias: bool = False,
         hidden: int | None = None,
@@ -394,8 +409,10 @@ class SimpleNet(Detector):
         epochs: int = 20,
         images_per_step: int = 4,
         learning_rates: tuple[float, float] = RATES,
+        adamw: bool = False,
         decay: str = "cosine",
         image_size: int | tuple[int, int] | None = None,
+        resize: int | None = None,
         smoothing: float = 4.0,
         max_memory: float = 8e9,
         features_folder: str | Path | None = None,
@@ -405,17 +422,19 @@ class SimpleNet(Detector):
         seed: int = 0,
         pretrained: bool = True,
     ) -> None:
-        super().__init__(backbone, image_size=image_size, smoothing=smoothing, batch_size=batch_size, device=device,
-                         seed=seed)
+        super().__init__(backbone, image_size=image_size, resize=resize, smoothing=smoothing, batch_size=batch_size,
+                         device=device, seed=seed)
         layers = layer_names(layers)
         network = load_backbone(backbone, layers, pretrained=pretrained, seed=self.seed, image_size=self.image_size)
-        self.features = PatchFeatures(network, layers, neighbourhood, stride)
+        self.features = PatchFeatures(network, layers, neighbourhood, stride, pooling)
         self.features.check_stride(self.image_size)
         self.layers, self.neighbourhood, self.stride = layers, self.features.neighbourhood, self.features.stride
+        self.pooling = self.features.pooling
         if adaptor == "mlp":
             raise ValueError("adaptor = 'mlp': expected 'linear' or 'none', which fold into the discriminator; "
                              "for two layers, use train_head")
         self.adaptor, self.adaptor_bias, self.hidden = adaptor, flag("adaptor_bias", adaptor_bias), hidden
+        self.adamw = flag("adamw", adamw)
         self.epochs, self.images_per_step, self.decay = epochs, images_per_step, decay
         self.learning_rates = tuple(learning_rates) if isinstance(learning_rates, list) else learning_rates
         self.noise = None if noise is None else number("noise", noise, "(0, inf)")
@@ -435,7 +454,7 @@ class SimpleNet(Detector):
     @property
     def training_options(self) -> dict[str, Any]:
         """The arguments that go to `train_head` as they are."""
-        names = "adaptor adaptor_bias hidden epochs images_per_step learning_rates decay".split()
+        names = "adaptor adaptor_bias hidden epochs images_per_step learning_rates adamw decay".split()
         return {name: getattr(self, name) for name in names}
 
     # ------------------------------------------------------------------ training
@@ -448,16 +467,7 @@ class SimpleNet(Detector):
 
     def _plan(self, count: int) -> str:
         self.features.check_stride(self.image_size)
-        needed = self.memory_needed(count)
-        if needed <= self.max_memory:
-            return f"features, {readable_bytes(needed)} in memory"
-        folder = self.features_folder or tempfile.gettempdir()
-        free = shutil.disk_usage(folder).free
-        if needed > free:
-            raise ValueError(f"the features of {count} images need {readable_bytes(needed)}, max_memory is "
-                             f"{readable_bytes(self.max_memory)}, and {folder} has {readable_bytes(free)} free. Give "
-                             "another features_folder, raise max_memory, or use fewer images or a larger stride")
-        return f"features, {readable_bytes(needed)} on disk in {folder}"
+        return plan(self.memory_needed(count), count, self.max_memory, self.features_folder)
 
     def _fit(self, batches: Iterator[Tensor], count: int) -> None:
         images = hashlib.sha256()  # so that a checkpoint of other images is refused
@@ -468,37 +478,19 @@ class SimpleNet(Detector):
             if not bool(torch.isfinite(features).all()):
                 raise ValueError("the backbone gave features that are not finite: check its weights and the images")
             if not filled:
-                kept = self._room((count, *features.shape[1:]))
+                kept = room((count, *features.shape[1:]), self.max_memory, self.features_folder)
             kept[filled : filled + len(features)] = features.cpu()
             filled += len(features)
         if not filled:
             raise ValueError(f"none of the {count} training images could be read: {list(self.failures.values())[:3]}")
         about = {"images": images.hexdigest(), "backbone": fingerprint(self.features.backbone),
-                 "layers": list(self.layers), "neighbourhood": self.neighbourhood, "stride": self.stride}
+                 "layers": list(self.layers), "neighbourhood": self.neighbourhood, "stride": self.stride,
+                 "pooling": self.pooling}  # fmt: skip
         self.history = {}
         noise = noise_level(kept[:filled], self.noise_ratio) if self.noise is None else self.noise
         head = train_head(kept[:filled], noise=noise, seed=self.seed, device=self.device, about=about,
                           checkpoint=self.checkpoint, history=self.history, **self.training_options)
         self.weight, self.bias, self.last = fold(head)
-
-    def _room(self, shape: tuple[int, int, int]) -> Tensor:
-        """An empty float32 tensor in memory or, where that would be too much, in a file.
-
-        The file has no name (on Windows, it is deleted when it is closed), so it goes with the tensor, or with the
-        process, even a killed one.
-        """
-        needed = 4 * math.prod(shape)
-        if needed <= self.max_memory:
-            return torch.empty(shape)
-        with tempfile.TemporaryFile(dir=self.features_folder) as file:
-            if hasattr(os, "posix_fallocate"):  # else a disk that fills up later ends the process without a word
-                try:
-                    os.posix_fallocate(file.fileno(), 0, needed)
-                except OSError as error:
-                    folder = str(self.features_folder or tempfile.gettempdir())
-                    raise OSError(error.errno, f"no room for {readable_bytes(needed)} of features ({error.strerror}): "
-                                  "give another features_folder, or raise max_memory", folder) from None  # fmt: skip
-            return torch.from_numpy(np.memmap(file, np.float32, "r+", shape=shape))
 
     # ------------------------------------------------------------------ scoring
 

@@ -19,8 +19,8 @@ from torch import nn
 from adlib import PatchCore, SimpleNet
 from adlib.datasets import SyntheticFactory
 from adlib.files import read_tensors
-from adlib.simplenet import PAPER, Head, fold, noise_level, score_patches, train_head, truncated_l1
-from adlib.training import Training
+from adlib.simplenet import Head, fold, noise_level, score_patches, train_head, truncated_l1
+from adlib.training import Training, epoch_order
 
 
 def tiny(**options):
@@ -104,8 +104,31 @@ def test_it_can_be_exported(fitted):
             torch.testing.assert_close(found, expected)
 
 
-def test_the_papers_settings_are_accepted():
-    assert SimpleNet(pretrained=False, device="cpu", **PAPER).config()["noise"] == 0.015
+def test_two_steps_of_the_papers_configuration():
+    paper = SimpleNet(**SimpleNet.PAPER | {"epochs": 2}, pretrained=False, device="cpu")
+    images = torch.rand(1, 3, 329, 360, generator=torch.Generator().manual_seed(0))
+    paper.fit(list(images))
+    assert paper.weight.shape == (1024, 1536) and paper.noise == 0.015 and len(paper.history["loss"]) == 2
+    scores, maps = paper(images[:1, :, 20:308, 36:324])
+    assert maps.shape == (1, 288, 288) and torch.isfinite(maps).all()
+    assert np.allclose(paper.predict([images[0]]).scores, scores.numpy(), rtol=1e-4)  # the same middle
+
+
+def test_adamw_is_torchs():
+    features = torch.randn(4, 9, 6, generator=torch.Generator().manual_seed(0))
+    options: dict = {"images_per_step": 4, "learning_rates": (0.1, 0.2), "decay": "none", "noise": 0.3}
+    found = train_head(features, epochs=3, adamw=True, **options)
+    head = Head(6)
+    adaptor = torch.optim.AdamW(head.adaptor.parameters(), lr=0.1)  # its weight decay is 1e-2
+    rest = [p for name, p in head.named_parameters() if not name.startswith("adaptor.")]
+    others = torch.optim.Adam(rest, lr=0.2, weight_decay=1e-5)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(3):
+        rows = features[epoch_order(4, 0, step)].flatten(0, 1)
+        loss = truncated_l1(*head.forward_pair(rows, torch.randn(rows.shape, generator=generator) * 0.3))
+        adaptor.zero_grad(), others.zero_grad(), loss.backward(), adaptor.step(), others.step()
+    torch.testing.assert_close(found.state_dict(), head.state_dict(), rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(train_head(features, epochs=3, **options).adaptor.weight, found.adaptor.weight, atol=1e-4)
 
 
 # ---------------------------------------------------------------------- features, kept once
@@ -147,7 +170,7 @@ ON_DISK = """
 import sys, time
 from adlib import SimpleNet
 from adlib.datasets import SyntheticFactory
-from adlib.training import Training
+from adlib.training import Training, epoch_order
 Training.update = lambda *_, **__: (print("training", flush=True), time.sleep(600))
 data = SyntheticFactory("fabric", size=64, n_train=2, n_validation=0, n_test=0, n_defect=0)
 SimpleNet(pretrained=False, image_size=64, device="cpu", max_memory=1000, features_folder=sys.argv[1]).fit(data.train)
@@ -194,7 +217,7 @@ SCRIPT = """
 import sys, time, torch
 from adlib import SimpleNet
 from adlib.datasets import SyntheticFactory
-from adlib.training import Training
+from adlib.training import Training, epoch_order
 torch.set_num_threads(1)
 update = Training.update
 def slow(self, *args, **values):
