@@ -13,7 +13,7 @@ from adlib.efficientad.detector import (
     normalise_map,
     with_border,
 )
-from adlib.efficientad.networks import PDN, AutoEncoder
+from adlib.efficientad.networks import PDN, AutoEncoder, read_teacher
 from adlib.efficientad.training import (
     Networks,
     autoencoder_losses,
@@ -25,5 +25,6 @@ from adlib.efficientad.training import (
 
 __all__ = [
     "PAPER", "PDN", "AutoEncoder", "EfficientAD", "Networks", "autoencoder_losses", "combine_maps", "difference_map",
-    "hard_feature_loss", "losses", "map_quantiles", "normalise_map", "penalty", "train_networks", "with_border",
+    "hard_feature_loss", "losses", "map_quantiles", "normalise_map", "penalty", "read_teacher", "train_networks",
+    "with_border",
 ]  # fmt: skip

@@ -21,7 +21,7 @@ from adlib.backbones import fingerprint, normalised
 from adlib.checks import flag, number, whole
 from adlib.detector import Detector, readable_bytes
 from adlib.efficientad.distillation import channel_statistics
-from adlib.efficientad.networks import PDN, SMALLEST, STRIDE, AutoEncoder, load_teacher
+from adlib.efficientad.networks import DRAWS, PDN, SMALLEST, STRIDE, AutoEncoder, load_teacher
 from adlib.efficientad.penalty_images import choose_penalty_images
 from adlib.efficientad.training import Networks, check_options, train_networks, wide
 from adlib.samples import Sample
@@ -30,9 +30,10 @@ from adlib.training import precision
 SHIPPED_TEACHER = "adlib_pdn_s_quarter"  # the full "adlib_pdn_s" takes ten times as long: for GPUs
 QUANTILES = (0.9, 0.995)  # of Q_0.9 and Q_0.995 in equation (5.13)
 
-# The paper's settings, for a teacher distilled from a WideResNet-101 on ImageNet.
+# The paper's settings. Its teacher, distilled from a WideResNet-101 on ImageNet, is not shipped: `read_teacher` reads
+# the reference's. Its penalty images are ImageNet's: `penalty_images=` takes any folder of photographs.
 PAPER = {"teacher": "adlib_pdn_s", "steps": 70_000, "images_per_step": 1, "learning_rate": 1e-4, "decay": "step",
-         "image_size": 256}  # fmt: skip
+         "autoencoder_draw": "torch", "image_size": 256}  # fmt: skip
 
 # ---------------------------------------------------------------------- the maps
 
@@ -144,10 +145,10 @@ class EfficientAD(Detector):
     ----------
     teacher : str or PDN
         "adlib_pdn_s_quarter" (shipped, no download; for machines without a GPU), "adlib_pdn_s" (shipped, the paper's
-        layers), or a `PDN` such as `adlib.efficientad.distillation.distill` gives. The student takes its size, width
-        and padding.
-    autoencoder_width, latent
-        Of the `AutoEncoder`, in (0, 8] and 1 to 4,096.
+        layers), or a `PDN` such as `adlib.efficientad.distillation.distill` or, for the reference's weights,
+        `read_teacher` gives. The student takes its size, width and padding.
+    autoencoder_width, latent, autoencoder_draw
+        Of the `AutoEncoder`: its width, in (0, 8], its latent, 1 to 4,096, and its draw.
     steps, images_per_step, p_hard, detach_autoencoder, learning_rate, decay, bf16
         See `train_networks`.
     penalty_images : images, optional
@@ -198,6 +199,7 @@ class EfficientAD(Detector):
         *,
         autoencoder_width: float = 1.0,
         latent: int = 64,
+        autoencoder_draw: str = "he",
         steps: int = 2_500,
         images_per_step: int = 2,
         p_hard: float = 0.999,
@@ -221,6 +223,9 @@ class EfficientAD(Detector):
         # Bounded, so that a file's networks fit into memory.
         self.autoencoder_width = number("autoencoder_width", autoencoder_width, "(0, 8]")
         self.latent = whole("latent", latent, most=4096)
+        if autoencoder_draw not in DRAWS:
+            raise ValueError(f"autoencoder_draw = {autoencoder_draw!r}: expected one of {', '.join(DRAWS)}")
+        self.autoencoder_draw = autoencoder_draw
         self.steps, self.images_per_step, self.p_hard = steps, images_per_step, p_hard
         self.learning_rate, self.decay = learning_rate, decay
         self.detach_autoencoder, self.bf16 = flag("detach_autoencoder", detach_autoencoder), flag("bf16", bf16)
@@ -240,7 +245,8 @@ class EfficientAD(Detector):
         pdn = self.teacher
         student = PDN(**pdn.config() | {"out_channels": 2 * pdn.out_channels}, seed=self.seed)
         autoencoder = AutoEncoder(pdn.out_channels, self.image_size, pdn.grid(self.image_size), seed=self.seed,
-                                  width=self.autoencoder_width, latent=self.latent)  # fmt: skip
+                                  width=self.autoencoder_width, latent=self.latent,
+                                  draw=self.autoencoder_draw)  # fmt: skip
         self.student = student.to(self.device, memory_format=torch.channels_last).eval()
         self.autoencoder = autoencoder.to(self.device, memory_format=torch.channels_last).eval()
 
@@ -282,7 +288,7 @@ class EfficientAD(Detector):
                  "penalty_images": "drawn" if self.penalty_images is None
                  else [s.path for s in penalty_images or ()][:1000],
                  "teacher": fingerprint(self.teacher), "latent": self.latent,
-                 "autoencoder_width": self.autoencoder_width}  # fmt: skip
+                 "autoencoder_width": self.autoencoder_width, "autoencoder_draw": self.autoencoder_draw}  # fmt: skip
         parts = kept.split(self.batch_size)
         self.mean, self.std = channel_statistics(
             self.teacher(normalised(part.to(self.device, torch.float32))) for part in parts)

@@ -7,6 +7,10 @@ WACV 2024, and the layer tables of its appendix. They are given there for images
 from __future__ import annotations
 
 import copy
+import hashlib
+import pickle
+import re
+import warnings
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -25,7 +29,15 @@ LAYERS = {
           (1, None, 0, False)),
 }  # fmt: skip
 TEACHERS = {"adlib_pdn_s": "adlib_pdn_s_v1.safetensors", "adlib_pdn_s_quarter": "adlib_pdn_s_quarter_v1.safetensors"}
+# SHA-256 of the teachers that others publish. The reference's and anomalib's are two distillations, with other weights.
+PUBLISHED = {
+    "b98a6a139087a0d743783ee59f367f0284af6003eb1a5fed0ce92bd9c0acd337": "the reference's models/teacher_small.pth",
+    "a66e1513cbc252e7907531ef4536155e338a48e8edf3a5e6a66498f661414b9c": "the reference's models/teacher_medium.pth",
+    "a16ded54719674435576aee641152616a640dfc6dc2b83115dab6e226610ae7d": "anomalib's pretrained_teacher_small.pth",
+    "f7356663c8e00ada12ae01fb8c8aad0a1de2f800f8eadf252a46d29bbdfdf718": "anomalib's pretrained_teacher_medium.pth",
+}
 STRIDE, FIELD = 4, 33  # pixels from one cell of the output to the next, and that one cell sees
+DRAWS = ("he", "torch")
 SMALLEST = 64  # side of the smallest image that the autoencoder takes
 
 
@@ -156,6 +168,51 @@ def load_teacher(teacher: str | PDN, *, pretrained: bool = True, seed: int = 0) 
     return pdn.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
+def read_teacher(path: str | Path) -> PDN:
+    """A teacher from a .pth file of weights in the layout of the reference, or of anomalib.
+
+    Both have the layers of PDN-S or PDN-M one by one: the reference names a convolution by its place, "0.weight",
+    anomalib by its number, "conv1.weight". Nothing is unpickled but tensors. These teachers were distilled with padding
+    and are used without, as in the reference.
+
+    Parameters
+    ----------
+    path : path
+        Such as models/teacher_small.pth of nelson1425/EfficientAD, or pretrained_teacher_small.pth from anomalib's
+        release "efficientad_pretrained_weights". A file that is none of the `PUBLISHED` is read with a warning.
+
+    Returns
+    -------
+    PDN
+        In evaluation mode, to pass as ``EfficientAD(teacher=…)``.
+
+    Raises
+    ------
+    ValueError
+        Names the file where it holds no such weights.
+    """
+    path, layout = Path(path), "expected the weights (a state dict) of PDN-S or PDN-M, as the reference publishes them"
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        raise ValueError(f"{path}: holds something else than tensors, or is damaged ({str(error).splitlines()[0]}); "
+                         f"{layout}") from None  # fmt: skip
+    place = re.compile(r"(?:conv)?(\d+)\.(weight|bias)")
+    if not isinstance(found, dict) or not all(isinstance(name, str) and place.fullmatch(name) for name in found):
+        raise ValueError(f"{path}: {layout}")
+    ours = {8: "s", 12: "m"}.get(len(found), "s")
+    values = [found[name] for name in sorted(found, key=lambda n: (int(re.findall(r"\d+", n)[0]), "bias" in n))]
+    try:
+        pdn = PDN(ours, out_channels=len(values[-1]))
+        pdn.load_state_dict(dict(zip(pdn.state_dict(), values, strict=True)))
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {layout}; its {len(values)} tensors make none ({str(error).splitlines()[0]})"
+                         ) from None  # fmt: skip
+    if hashlib.sha256(path.read_bytes()).hexdigest() not in PUBLISHED:
+        warnings.warn(f"{path}: is none of the files that we know ({', '.join(PUBLISHED.values())})", stacklevel=2)
+    return pdn.eval()
+
+
 class AutoEncoder(nn.Module):
     """Images (B, 3, H, W), normalised, through `latent` numbers back to features on the teacher's grid (B, C, h, w).
 
@@ -176,9 +233,10 @@ class AutoEncoder(nn.Module):
         A factor on the inner channels.
     latent : int
         Numbers of the code for each of its places.
+    draw : str
+        Of the weights: "he", normal with variance 2/fan-in, or "torch", as the reference has it, which makes the
+        differences between images weaker in each of the fourteen layers; chapter 5 shows it.
     seed : int
-        Draws the weights, by He's rule: normal with variance 2/fan-in. torch's own draw makes the signal weaker in each
-        of the fourteen layers, and for thousands of steps the code stays unused; chapter 5 shows it.
 
     Raises
     ------
@@ -192,27 +250,30 @@ class AutoEncoder(nn.Module):
 
     def __init__(
         self, out_channels: int, image_size: tuple[int, int], grid: tuple[int, int], *, width: float = 1.0,
-        latent: int = 64, seed: int = 0,
+        latent: int = 64, draw: str = "he", seed: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
         if min(image_size) < SMALLEST:
             raise ValueError(f"images of {image_size} pixels: the autoencoder needs at least {SMALLEST}×{SMALLEST}")
         if latent < 1 or not width > 0:
             raise ValueError(f"latent = {latent}, width = {width}: expected at least 1, and above 0")
+        if draw not in DRAWS:
+            raise ValueError(f"draw = {draw!r}: expected one of {', '.join(DRAWS)}")
         h, w = image_size
         self.sizes = [(max(1, h // d - o), max(1, w // d - o)) for d, o in
                       ((64, 1), (32, 0), (16, 1), (8, 0), (4, 1), (2, 1))] + [grid]
         narrow, wide = max(1, round(32 * width)), max(1, round(64 * width))
         channels = (3, narrow, narrow, wide, wide, wide)
         last = (min(8, h // 32), min(8, w // 32))
-        with torch.random.fork_rng(devices=[]):  # torch draws weights, which are replaced below
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
             self.encoder = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in zip(channels, channels[1:], strict=False))
             self.code = nn.Conv2d(wide, latent, last)
             self.decoder = nn.ModuleList(nn.Conv2d(latent if i == 0 else wide, wide, 4, padding=2) for i in range(6))
             self.smooth = nn.Conv2d(wide, wide, 3, padding=1)
             self.last = nn.Conv2d(wide, out_channels, 3, padding=1)
         generator = torch.Generator().manual_seed(seed)
-        for layer in self.modules():
+        for layer in self.modules() if draw == "he" else ():
             if isinstance(layer, nn.Conv2d):
                 deviation = (2 / layer.weight[0].numel()) ** 0.5
                 layer.weight.data = torch.randn(layer.weight.shape, generator=generator) * deviation

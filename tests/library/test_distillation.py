@@ -86,6 +86,13 @@ def test_channels_are_averaged_in_groups_of_neighbours():
     assert pool_channels(features, 8)[0, :, 0, 0].tolist() == [0, 0.5, 1.5, 2, 3, 3.5, 4.5, 5]
 
 
+def test_a_third_of_the_channels_comes_from_layer_2():
+    """The reference gives each layer half, 192 of 384; here it is 512 of 1,536 (96 of 288 for the shipped backbone)."""
+    for second, third in ((512, 1024), (96, 192)):
+        layers = torch.cat([torch.ones(1, second, 1, 1), torch.zeros(1, third, 1, 1)], 1)
+        assert float(pool_channels(layers, 384).sum()) == pytest.approx(128, abs=1e-3)
+
+
 def test_images_that_cannot_be_read_are_passed_over(pictures, tmp_path):
     (tmp_path / "a.png").write_bytes(b"no image")
     pdn = distill("adlib_resnet18", [pictures[0], str(tmp_path / "a.png")], **OPTIONS)

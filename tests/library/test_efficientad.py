@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
@@ -28,6 +29,7 @@ from adlib.efficientad import (
     losses,
     map_quantiles,
     normalise_map,
+    read_teacher,
     with_border,
 )
 from adlib.efficientad.distillation import explained
@@ -378,9 +380,64 @@ def test_it_can_be_exported(fitted):
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_papers_settings_are_accepted():
-    detector = EfficientAD(**PAPER | {"teacher": PDN()}, device="cpu")
-    assert parameters(detector) == 8_057_856 and detector.config()["steps"] == 70_000
+def reference_layout(pdn, anomalib=False):
+    """The weights of a PDN as the reference names them, by their place among ReLUs and poolings, or as anomalib."""
+    places = {8: (0, 3, 6, 8), 12: (0, 3, 6, 8, 10, 12)}[len(pdn.state_dict())]
+    values = iter(pdn.state_dict().values())
+    names = [f"conv{i + 1}" if anomalib else str(place) for i, place in enumerate(places)]
+    return {f"{name}.{kind}": next(values) for name in names for kind in ("weight", "bias")}
+
+
+@pytest.mark.parametrize(("size", "anomalib"), [("s", False), ("s", True), ("m", False)])
+def test_a_teacher_of_the_reference_is_read(tmp_path, size, anomalib):
+    pdn, path = PDN(size, seed=3), tmp_path / "teacher.pth"
+    weights = reference_layout(pdn, anomalib)
+    torch.save({name: weights[name] for name in sorted(weights, reverse=True)}, path)  # the order tells nothing
+    with pytest.warns(UserWarning, match="none of the files that we know"):
+        again = read_teacher(path)
+    assert again.config() == pdn.config() and not again.training
+    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), pdn.state_dict().values(), strict=True))
+
+
+def test_what_is_no_teacher_is_refused_by_name(tmp_path):
+    weights = reference_layout(PDN())
+    wrong = {"other names": {f"layer{k}": v for k, v in weights.items()},
+             "a layer less": dict(list(weights.items())[2:]), "a list": [1], "nothing": {},
+             "another shape": weights | {"3.weight": torch.zeros(256, 128, 3, 3)},
+             "a pickled network": torch.nn.Conv2d(1, 1, 1), "a number": weights | {"8.bias": 5}}  # fmt: skip
+    for name, content in wrong.items():
+        torch.save(content, tmp_path / f"{name}.pth")
+        with pytest.raises(ValueError, match=f"{name}.pth.*expected the weights"):
+            read_teacher(tmp_path / f"{name}.pth")
+    (tmp_path / "half.pth").write_bytes((tmp_path / "a list.pth").read_bytes()[:100])
+    with pytest.raises(ValueError, match="half.pth.*expected the weights"):
+        read_teacher(tmp_path / "half.pth")
+    with pytest.raises(FileNotFoundError):
+        read_teacher(tmp_path / "missing.pth")
+
+
+@pytest.mark.slow
+def test_two_steps_of_exactly_the_papers_configuration(tmp_path):
+    """256 pixels, PDN-S with 384 channels, one image a step, photographs resized to 512 as penalty images."""
+    data = SyntheticFactory("fabric", n_train=1, n_validation=1, n_test=1, n_defect=0)  # of 256 pixels
+    for i in range(2):
+        Image.fromarray(np.full((90, 120, 3), 60 * i, np.uint8)).save(tmp_path / f"{i}.jpg")
+    steps = {"steps": 2, "teacher": PDN(seed=1)}
+    detector = EfficientAD(**PAPER | steps, penalty_images=tmp_path, device="cpu")
+    detector.fit(data.train, validation=data.validation)
+    assert parameters(detector) == 8_057_856 and [len(v) for v in detector.history.values()] == [2] * 5
+    assert not detector.student.padding and detector.autoencoder.sizes[-1] == (56, 56)
+    assert np.isfinite(detector.predict(data.test).scores).all() and detector.config()["autoencoder_draw"] == "torch"
+    assert EfficientAD(**PAPER | {"teacher": PDN()}, device="cpu").config()["steps"] == 70_000
+
+
+def test_the_autoencoders_weights_are_drawn_as_asked():
+    torch_s, he = (AutoEncoder(3, (64, 64), (8, 8), draw=d, seed=2).requires_grad_(False) for d in ("torch", "he"))
+    bound = 1 / he.encoder[2].weight[0].numel() ** 0.5  # torch's default: uniform in ±1/√(fan-in)
+    assert float(torch_s.encoder[2].weight.abs().max()) <= bound < float(he.encoder[2].weight.abs().max())
+    assert torch.equal(torch_s.last.bias, AutoEncoder(3, (64, 64), (8, 8), draw="torch", seed=2).last.bias)
+    with pytest.raises(ValueError, match="draw = 'zero'"):
+        AutoEncoder(3, (64, 64), (8, 8), draw="zero")
 
 
 # ---------------------------------------------------------------------- penalty images
@@ -504,6 +561,7 @@ def test_a_checkpoint_of_other_images_or_settings_is_refused(factory, tmp_path):
     ({"steps": 0}, "steps = 0"), ({"images_per_step": 0}, "images_per_step = 0"), ({"p_hard": 1.0}, "p_hard = 1"),
     ({"p_hard": -0.1}, "p_hard = -0.1"), ({"learning_rate": 0.0}, "learning_rate = 0"), ({"decay": "fast"}, "'fast'"),
     ({"image_size": 48}, "at least 64"), ({"image_size": (128, 32)}, "at least 64"),
+    ({"autoencoder_draw": "zero"}, "autoencoder_draw = 'zero'"),
     ({"latent": 0}, "latent = 0"), ({"autoencoder_width": 0.0}, "width = 0"),
     ({"teacher": "resnet18"}, "expected a PDN"), ({"teacher": "adlib_resnet18"}, "expected a PDN"),
 ])
