@@ -1,4 +1,7 @@
-"""Random views of image batches: crops, flips, colours and blur, one draw per image, from an explicit generator."""
+"""Random changes of image batches, one draw per image, from an explicit generator: views, and SPD's SmoothBlend.
+
+A view is a crop with a flip, colours and blur; SmoothBlend is a small local change.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +41,7 @@ class Views:
 # The kinds of change are the paper's. How far they go is ours: the main text does not say.
 WEAK = Views(area=0.8, colour=0.1, grey=0.0, blur=0.004)
 STRONG = Views(area=0.2, colour=0.4, grey=0.2, blur=0.012)
+SMALLEST = 8  # pixels of a side; below, a patch of two pixels is no longer a small part of the image
 
 
 def augment(images: Tensor, views: Views, generator: torch.Generator) -> Tensor:
@@ -155,3 +159,145 @@ def gaussian_blur(images: Tensor, sigma: Tensor, *, border: str = "replicate") -
     x = x.reshape(1, b * c, h + 2 * radius, w + 2 * radius)
     x = F.conv2d(F.conv2d(x, kernel[:, None, :, None], groups=b * c), kernel[:, None, None, :], groups=b * c)
     return x.reshape(b, c, h, w)
+
+
+# ---------------------------------------------------------------------- SmoothBlend
+
+
+def smooth_blend(
+    images: Tensor,
+    generator: torch.Generator,
+    *,
+    area: tuple[float, float] = (0.005, 0.02),
+    aspect: tuple[float, float] = (0.3, 3.3),
+    sigma: float = 0.02,
+    jitter: float = 0.4,
+    texture: str = "kept",
+) -> tuple[Tensor, Tensor]:
+    """Paste a patch of each image elsewhere into the same image, with a soft edge, by `blend`.
+
+    Every image has its own patch, place and colours from `generator`.
+
+    Parameters
+    ----------
+    images : Tensor (B, 3, H, W)
+        In [0, 1], at least 8×8.
+    generator : torch.Generator
+    area : (float, float)
+        Range of the patch's area as a share of the image.
+    aspect : (float, float)
+        Range of width over height.
+    sigma : float
+        Of the edge, as a share of the image's width.
+    jitter : float
+        How far the patch's colours change, see `change_colour`.
+    texture : str
+        See `blend`.
+
+    Returns
+    -------
+    (Tensor (B, 3, H, W), Tensor (B, H, W) bool)
+        The images in [0, 1] and the mask of the pixels that changed by more than 1/255.
+
+    Raises
+    ------
+    ValueError
+        For another `texture`, smaller images, or values that are not finite.
+
+    References
+    ----------
+    Zou et al. 2022, Section 3.1. Area, aspect and σ are ours: the main text does not give them.
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[-2:]) < SMALLEST:
+        raise ValueError(f"images {tuple(images.shape)}: expected (B, 3, H, W) with H and W at least {SMALLEST}")
+    if not torch.isfinite(images).all():
+        raise ValueError("images: some values are NaN or infinite, expected finite ones in [0, 1]")
+    m, shift = draw_patches(images, generator, area, aspect)
+    shifted = change_colour(_shifted(images, shift), jitter, generator)
+    blended = blend(images, shifted, m, sigma * images.shape[-1], texture=texture)
+    return blended, (blended - images).abs().amax(1) > 1 / 255
+
+
+def blend(images: Tensor, pasted: Tensor, m: Tensor, sigma: float, *, texture: str = "kept") -> Tensor:
+    """Lay `pasted` over `images` where the mask m is 1, with a soft edge. Equations (3.2) to (3.4).
+
+    With blur a Gaussian of width sigma, cut at 3·sigma, and soft = blur(mask), (3.2). The text of the paper allows both
+    readings of `texture`.
+
+    Parameters
+    ----------
+    images, pasted : Tensor (B, 3, H, W)
+        x and ũ, in [0, 1].
+    m : Tensor (B, 1, H, W)
+        In {0, 1}.
+    sigma : float
+        In pixels.
+    texture : str
+        "kept" gives (1 − soft)⊙x + soft⊙ũ, (3.3). "blurred" gives (1 − soft)⊙x + blur(mask⊙ũ), (3.4), which blurs the
+        pasted texture as well.
+
+    Returns
+    -------
+    Tensor (B, 3, H, W)
+        In [0, 1].
+
+    Raises
+    ------
+    ValueError
+        For another `texture`.
+
+    References
+    ----------
+    Zou et al. 2022, Section 3.1.
+    """
+    if texture not in ("kept", "blurred"):
+        raise ValueError(f"texture = {texture!r}: expected 'kept' or 'blurred'")
+    width = torch.full((len(images),), sigma, device=images.device, dtype=images.dtype)
+    alpha = gaussian_blur(m, width, border="zero")  # (B, 1, H, W)
+    if texture == "kept":
+        return (1 - alpha) * images + alpha * pasted
+    return (1 - alpha) * images + gaussian_blur(m * pasted, width, border="zero")
+
+
+def draw_patches(
+    images: Tensor, generator: torch.Generator, area: tuple[float, float], aspect: tuple[float, float]
+) -> tuple[Tensor, Tensor]:
+    """Hard masks m of the places to paste to, and the shift in rows and columns.
+
+    Parameters
+    ----------
+    images : Tensor (B, 3, H, W)
+    generator : torch.Generator
+    area, aspect : (float, float)
+        As in `smooth_blend`.
+
+    Returns
+    -------
+    (Tensor (B, 1, H, W), Tensor (B, 2))
+        The masks in {0, 1}, and the shift.
+    """
+    b, _, h, w = images.shape
+    share = uniform(generator, b, *area, images)
+    ratio = uniform(generator, b, math.log(aspect[0]), math.log(aspect[1]), images).exp()
+    height = (share * h * w / ratio).sqrt().round().clamp(2, h // 2)
+    width = (share * h * w * ratio).sqrt().round().clamp(2, w // 2)
+
+    def corners() -> tuple[Tensor, Tensor]:
+        rows = (uniform(generator, b, 0, 1, images) * (h - height + 1)).floor()
+        return rows, (uniform(generator, b, 0, 1, images) * (w - width + 1)).floor()
+
+    (from_row, from_column), (row, column) = corners(), corners()
+    rows, columns = torch.arange(h, device=images.device), torch.arange(w, device=images.device)
+    inside_rows = (rows >= row[:, None]) & (rows < (row + height)[:, None])  # (B, H)
+    inside_columns = (columns >= column[:, None]) & (columns < (column + width)[:, None])  # (B, W)
+    m = (inside_rows[:, :, None] & inside_columns[:, None, :])[:, None].to(images)
+    return m, torch.stack([row - from_row, column - from_column], 1).long()
+
+
+def _shifted(images: Tensor, shift: Tensor) -> Tensor:
+    """Each image moved by its own whole number of rows and columns; outside, the border's pixels go on."""
+    b, _, h, w = images.shape
+    rows = (torch.arange(h, device=images.device) - shift[:, :1]).clamp(0, h - 1)  # (B, H)
+    columns = (torch.arange(w, device=images.device) - shift[:, 1:]).clamp(0, w - 1)  # (B, W)
+    index = torch.arange(b, device=images.device)[:, None, None]
+    return images.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -86,12 +86,13 @@ def info_nce_loss(query: Tensor, key: Tensor, queue: Tensor, temperature: float 
     return F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.long, device=query.device))
 
 
-def _head(sizes: list[int], last_norm: bool) -> nn.Sequential:
+def _head(sizes: list[int], *, norm: bool = True, last_norm: bool = False) -> nn.Sequential:
     layers: list[nn.Module] = []
     for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
         last = i == len(sizes) - 2
-        layers.append(nn.Linear(a, b, bias=last and not last_norm))
-        if not last or last_norm:
+        normed = last_norm if last else norm
+        layers.append(nn.Linear(a, b, bias=not normed))
+        if normed:
             layers.append(nn.BatchNorm1d(b, affine=not last))
         if not last:
             layers.append(nn.ReLU())
@@ -106,18 +107,22 @@ class SimSiam(nn.Module):
     encoder : Module
         Images (B, 3, H, W) to vectors (B, width).
     width, dimension : int
-        Of the encoder's vectors and of the projections.
+        Of the encoder's vectors and of the projections; the authors have 2048 of each.
+    hidden, predictor : int, optional
+        Of the projector's two inner layers, by default `dimension`, and of the predictor's one, by default a quarter of
+        it, which is the authors' ratio.
 
     References
     ----------
     Chen and He, CVPR 2021.
     """
 
-    def __init__(self, encoder: nn.Module, width: int, dimension: int = 256) -> None:
+    def __init__(self, encoder: nn.Module, width: int, dimension: int = 256, hidden: int | None = None,
+                 predictor: int | None = None) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.projector = _head([width, dimension, dimension, dimension], last_norm=True)
-        self.predictor = _head([dimension, dimension // 4, dimension], last_norm=False)
+        self.encoder, hidden = encoder, hidden or dimension
+        self.projector = _head([width, hidden, hidden, dimension], last_norm=True)
+        self.predictor = _head([dimension, predictor or dimension // 4, dimension])
 
     def project(self, images: Tensor) -> Tensor:
         return self.projector(self.encoder(images))
@@ -134,6 +139,8 @@ class SimCLR(nn.Module):
     ----------
     encoder, width, dimension
         As in `SimSiam`.
+    hidden : int, optional
+        Of the projector's inner layer, by default `width`.
     temperature : float
         See `nt_xent_loss`.
 
@@ -142,10 +149,11 @@ class SimCLR(nn.Module):
     Chen et al., ICML 2020.
     """
 
-    def __init__(self, encoder: nn.Module, width: int, dimension: int = 128, temperature: float = 0.5) -> None:
+    def __init__(self, encoder: nn.Module, width: int, dimension: int = 128, hidden: int | None = None,
+                 temperature: float = 0.5) -> None:
         super().__init__()
         self.encoder, self.temperature = encoder, temperature
-        self.projector = _head([width, width, dimension], last_norm=False)
+        self.projector = _head([width, hidden or width, dimension])
 
     def project(self, images: Tensor) -> Tensor:
         return self.projector(self.encoder(images))
@@ -177,10 +185,10 @@ class MoCo(nn.Module):
 
     Parameters
     ----------
-    encoder, width, dimension
-        As in `SimSiam`.
+    encoder, width, dimension, hidden
+        As in `SimCLR`.
     queue : int
-        K, the number of keys in the queue.
+        K, the number of keys in the queue; at least a batch.
     momentum : float
         κ.
     temperature : float
@@ -193,11 +201,11 @@ class MoCo(nn.Module):
     He et al., CVPR 2020, eq. 1 and 2, with the two-layer head of its second version.
     """
 
-    def __init__(self, encoder: nn.Module, width: int, dimension: int = 128, queue: int = 2048,
-                 momentum: float = 0.99, temperature: float = 0.1, seed: int = 0) -> None:
+    def __init__(self, encoder: nn.Module, width: int, dimension: int = 128, hidden: int | None = None,
+                 queue: int = 2048, momentum: float = 0.99, temperature: float = 0.1, seed: int = 0) -> None:
         super().__init__()
         self.encoder, self.momentum, self.temperature = encoder, momentum, temperature
-        self.projector = _head([width, width, dimension], last_norm=False)
+        self.projector = _head([width, hidden or width, dimension], norm=False)
         self.key_network = copy.deepcopy(nn.Sequential(encoder, self.projector)).requires_grad_(False)
         keys = torch.randn(queue, dimension, generator=torch.Generator().manual_seed(seed))
         self.register_buffer("queue", F.normalize(keys, dim=1))
@@ -207,6 +215,8 @@ class MoCo(nn.Module):
         return self.projector(self.encoder(images))
 
     def base_loss(self, first: Tensor, second: Tensor) -> Tensor:
+        if len(first) > len(self.queue):
+            raise ValueError(f"queue = {len(self.queue)}: expected at least {len(first)}, the images of a step")
         own = [*self.encoder.parameters(), *self.projector.parameters()]
         ema_update(list(self.key_network.parameters()), own, self.momentum)
         with torch.no_grad():

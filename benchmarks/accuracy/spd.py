@@ -6,7 +6,8 @@
 Each run trains a narrow ResNet-18 from random weights on good tiles of `fabric`, `kit` and `washer`, and is then the
 backbone of a PatchCore on `board`, which it has never seen. Runs with and without SPD of one seed share the first
 weights, the images and their order. A run is one process with one thread. Nothing is chosen by these figures: the
-settings were fixed beforehand, and the last step is the result.
+settings were fixed beforehand, and the last step is the result. No training beats random weights here beyond doubt,
+so this benchmark has no positive control; benchmarks/accuracy/spd_fair.py has one.
 """
 
 from __future__ import annotations

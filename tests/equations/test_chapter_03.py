@@ -55,9 +55,9 @@ def gaussian(image, sigma):
     return out
 
 
-@equation("3.2", function="adlib.spd.blend")
-@equation("3.3", function="adlib.spd.blend")
-@equation("3.4", function="adlib.spd.blend")
+@equation("3.2", function="adlib.augment.blend")
+@equation("3.3", function="adlib.augment.blend")
+@equation("3.4", function="adlib.augment.blend")
 @pytest.mark.parametrize("texture", ["kept", "blurred"])
 def test_blend(texture):
     generator = torch.Generator().manual_seed(4)

@@ -55,6 +55,22 @@ def test_moco_equals_lightly() -> None:
     assert torch.allclose(info_nce_loss(q, k, queue.double(), 0.2), theirs(q.requires_grad_(), k), atol=1e-6)
 
 
+def test_the_heads_equal_lightlys() -> None:
+    """Projectors and predictors on the same weights; SimCLR's there ends in one more normalisation."""
+    from lightly.models.modules import heads
+
+    simsiam = SimSiam(encoder(), 8, dimension=12, hidden=10, predictor=6)
+    moco, simclr = MoCo(encoder(), 8, dimension=12, hidden=10, queue=4), SimCLR(encoder(), 8, dimension=12, hidden=10)
+    pairs = [(simsiam.projector, heads.SimSiamProjectionHead(8, 10, 12).layers),
+             (simsiam.predictor, heads.SimSiamPredictionHead(12, 6, 12).layers),
+             (moco.projector, heads.MoCoProjectionHead(8, 10, 12).layers),
+             (simclr.projector[:3], heads.SimCLRProjectionHead(8, 10, 12).layers[:3])]  # fmt: skip
+    for ours, theirs in pairs:
+        ours.load_state_dict(theirs.state_dict())  # as many layers, of the same sizes, with or without bias
+        x = torch.randn(6, ours[0].in_features)
+        assert torch.allclose(ours(x), theirs(x), atol=1e-6)
+
+
 def test_no_gradient_goes_to_targets() -> None:
     p1, p2, z1, z2 = (vectors(i, 4, 8).requires_grad_() for i in range(4))
     simsiam_loss(p1, p2, z1, z2).backward()

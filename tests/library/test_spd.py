@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,9 +20,10 @@ from scipy.ndimage import gaussian_filter1d
 from torch import nn
 
 from adlib import PatchCore, spd
-from adlib.augment import STRONG, WEAK, Views, augment, change_colour, gaussian_blur
+from adlib.augment import STRONG, WEAK, Views, augment, change_colour, draw_patches, gaussian_blur
 from adlib.datasets import SyntheticFactory
 from adlib.resnet import ResNet18
+from adlib.samples import Sample
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -95,7 +97,7 @@ def test_outside_its_mask_an_image_stays_as_it_is() -> None:
 
 def test_the_area_is_as_asked() -> None:
     x = torch.zeros(64, 3, 100, 120)
-    m, _ = spd.draw_patches(x, generator(), (0.01, 0.02), (0.5, 2.0))
+    m, _ = draw_patches(x, generator(), (0.01, 0.02), (0.5, 2.0))
     area = m.sum((1, 2, 3)) / (100 * 120)
     assert 0.008 < area.min() and area.max() < 0.022  # whole pixels
     rows, columns = m.amax(3).sum((1, 2)), m.amax(2).sum((1, 2))
@@ -107,7 +109,7 @@ def test_the_patch_is_of_the_image_itself() -> None:
     """Without colour changes and with a narrow edge, the middle of the pasted patch is found elsewhere."""
     x = torch.rand(4, 3, 48, 48, generator=generator(3))
     out, _ = spd.smooth_blend(x, generator(5), sigma=0.002, jitter=0.0, area=(0.02, 0.03))
-    m, shift = spd.draw_patches(x, generator(5), (0.02, 0.03), (0.3, 3.3))
+    m, shift = draw_patches(x, generator(5), (0.02, 0.03), (0.3, 3.3))
     for i in range(4):
         rows, columns = torch.where(m[i, 0] > 0)
         source = x[i][:, rows - shift[i, 0], columns - shift[i, 1]]
@@ -116,7 +118,7 @@ def test_the_patch_is_of_the_image_itself() -> None:
 
 def test_the_kept_texture_is_sharper_than_the_blurred_one() -> None:
     fine = (torch.rand(8, 3, 64, 64, generator=generator(2)) > 0.5).float()
-    m, _ = spd.draw_patches(fine, generator(4), (0.02, 0.02), (1.0, 1.0001))
+    m, _ = draw_patches(fine, generator(4), (0.02, 0.02), (1.0, 1.0001))
     roughness = {}
     for texture in ("kept", "blurred"):
         out, _ = spd.smooth_blend(fine, generator(4), area=(0.02, 0.02), aspect=(1.0, 1.0001), texture=texture)
@@ -238,6 +240,8 @@ def test_the_default_backbone_comes_from_the_seed() -> None:
     ({"steps": 0}, "steps = 0"),
     ({"learning_rate": math.nan}, "learning_rate = nan: expected a positive number"),
     ({"texture": "soft"}, "texture = 'soft'"),
+    ({"objective_options": {"queue": 8}}, "simsiam has no 'queue'; expected some of dimension, hidden, predictor"),
+    ({"objective": "moco", "objective_options": {"queue": 1}}, "queue = 1: expected at least 2"),
 ])
 def test_bad_settings(options: dict, message: str) -> None:
     settings = {"image_size": 32, "steps": 1, "images_per_step": 2, "device": "cpu"} | options
@@ -255,6 +259,72 @@ def test_bad_images_and_a_loss_that_explodes() -> None:
         with torch.no_grad():
             broken.conv1.weight.fill_(torch.nan)
         spd.pretrain(photographs(4), backbone=broken, image_size=32, steps=1, images_per_step=2, device="cpu")
+
+
+@pytest.mark.parametrize("objective", ["simsiam", "supervised"])
+def test_with_and_without_spd_the_base_loss_sees_the_same(objective: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every step, not at the first one alone: each arm of a comparison has the same images and strong copies."""
+    seen: dict[float, list[torch.Tensor]] = {}
+    labels = [i % 2 for i in range(8)] if objective == "supervised" else None
+    given = spd.OBJECTIVES[objective].base_loss
+    for weight in (0.0, 0.5):
+        def noted(self: nn.Module, first: torch.Tensor, second: torch.Tensor, w: float = weight) -> torch.Tensor:
+            seen.setdefault(w, []).extend([first, second])
+            return given(self, first, second)
+
+        monkeypatch.setattr(spd.OBJECTIVES[objective], "base_loss", noted)
+        spd.pretrain(photographs(8), objective=objective, labels=labels, spd_weight=weight, backbone=small(),
+                     image_size=32, steps=3, images_per_step=4, device="cpu", settle=False)
+    assert len(seen[0.0]) == 6 and all(torch.equal(a, b) for a, b in zip(seen[0.0], seen[0.5], strict=True))
+
+
+def test_every_epoch_shows_every_image_in_a_new_order() -> None:
+    steps = list(spd.batches_of_steps(10, 3, 5, range(6)))
+    first, second = torch.cat(steps[:3]), torch.cat(steps[3:])
+    assert len(first.unique()) == len(second.unique()) == 9 and not torch.equal(first, second)
+    resumed = list(spd.batches_of_steps(10, 3, 5, range(4, 6)))
+    assert all(torch.equal(a, b) for a, b in zip(resumed, steps[4:], strict=True))
+
+
+def test_a_large_set_is_read_a_few_batches_at_a_time() -> None:
+    """The same weights as from a set that is held, and never more images at hand than those of three batches."""
+    x, read, used = photographs(40, 40), [], []
+
+    def source(i: int) -> Callable[[], torch.Tensor]:
+        return lambda: (read.append(i), x[i])[1]
+
+    samples = [Sample(None, "unlabelled", str(i), image_source=source(i)) for i in range(len(x))]
+
+    class Counting(ResNet18):
+        def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+            if self.training and torch.is_grad_enabled():
+                used.append(len(read))
+            return super().forward(images)
+
+    def trained(images: object, held: float) -> nn.Module:
+        read.clear(), used.clear()
+        backbone = Counting(width=8)
+        backbone.load_state_dict(small().state_dict())
+        return spd.pretrain(images, backbone=backbone, image_size=32, steps=6, images_per_step=4, spd_weight=0.0,
+                            device="cpu", settle=False, held=held)
+
+    kept = trained(samples, held=1e6)
+    assert set(used) == {40}
+    streamed = trained(samples, held=0)
+    assert all(n <= 4 * (1 + step + spd.AHEAD) for step, n in enumerate(used[::2])) and len(read) == 24
+    assert all(torch.equal(a, b) for a, b in zip(kept.parameters(), streamed.parameters(), strict=True))
+
+
+def test_two_steps_of_the_papers_configuration() -> None:
+    """`spd.PAPER` as it is, but for the number of steps and images: ResNet-50 at 224 pixels, SimSiam, η = 0.1."""
+    assert spd.PAPER["steps"] == 500_400 and spd.PAPER["spd_weight"] == 0.1
+    history: dict[str, list[float]] = {}
+    backbone = spd.pretrain(photographs(2, 224), history=history, device="cpu", settle=False,
+                            **spd.PAPER | {"steps": 2, "images_per_step": 2})
+    found = backbone(torch.zeros(1, 3, 64, 64))
+    assert [v.shape[1] for v in found.values()] == [256, 512, 1024, 2048]
+    assert np.isfinite(history["loss"]).all() and history["spd"][0] != 0
+    assert history["loss"][1] == pytest.approx(history["base"][1] + 0.1 * history["spd"][1])
 
 
 PROGRAM = """
