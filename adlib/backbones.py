@@ -71,7 +71,8 @@ def load_backbone(
         have = ", ".join(found) if isinstance(found, dict) else type(found).__name__
         raise ValueError(f"backbone: expected layers {', '.join(layers)}, found {have}; wanted: {missing}")
     if flat := [layer for layer in layers if found[layer].ndim != 4]:
-        raise ValueError(f"backbone: layer {flat[0]} gives {tuple(found[flat[0]].shape)}, expected (B, C, h, w)")
+        raise ValueError(f"backbone: layer {flat[0]} gives {tuple(found[flat[0]].shape)}, expected (B, C, h, w); "
+                         "a transformer's tokens go onto a grid first, see the page 'What came after'")
     return module
 
 
