@@ -3,12 +3,18 @@
     python -m benchmarks.accuracy.efficientad               # the factory's four products, three seeds each
     python -m benchmarks.accuracy.efficientad --root DATA   # bottle as well, from DATA/mvtec_ad
     python -m benchmarks.accuracy.efficientad --choices     # how the form for small machines was chosen
+    python -m benchmarks.accuracy.efficientad --differences # from PatchCore on kit, from the scores of comparison.py
+    python -m benchmarks.accuracy.efficientad --pixels 256 --seeds 0    # kit with finer images, half an hour a seed
 
 Both methods get the same 200 training images (bottle: 209); EfficientAD holds a tenth of them out for the quantiles of
 its maps. A factory run draws its pictures from the run's seed. On kit, logical anomalies are scored apart, for the
-combined map and for each of the two maps alone, and the difference from PatchCore's AUROC is given with an interval
-from images drawn again, the same for both methods. `--choices` uses a factory of another seed, 100, whose pictures are
+combined map and for each of the two maps alone. `--choices` uses a factory of another seed, 100, whose pictures are
 in no other table. Runs that are in the file already are not done again; each is one process on one thread.
+
+`--pixels` is the control of section 5.10: what do finer images alone change on kit? Everything else is as for 128
+pixels. It keeps a checkpoint beside the file and goes on from it, so a run may be stopped; the score of each test image
+is kept, in the order of comparison_scores.json. Fixed beforehand: it decides nothing but whether the structural
+defects of kit are found better with 256 pixels than with 128; one seed is one factory and one training.
 """
 
 from __future__ import annotations
@@ -45,12 +51,14 @@ def small(samples: list[Sample], side: int) -> list[Sample]:
 
 
 def run(
-    train: list[Sample], test: list[Sample], seed: int, pixels: bool, maps_at: Path | None = None, **options: Any
-) -> tuple[dict, np.ndarray]:
+    train: list[Sample], test: list[Sample], seed: int, pixels: bool, maps_at: Path | None = None,
+    checkpoint: Path | None = None, **options: Any,
+) -> tuple[dict, np.ndarray]:  # fmt: skip
     side = options["image_size"]
     rest, held = hold_out(train, 0.1, seed=seed)
     start = time.process_time()
-    detector = EfficientAD(device="cpu", seed=seed, **options).fit(small(rest, side), validation=small(held, side))
+    detector = EfficientAD(device="cpu", seed=seed, checkpoint=checkpoint, **options)
+    detector.fit(small(rest, side), validation=small(held, side))
     spent = time.process_time() - start
     seen = small(test, side)
     with torch.inference_mode():
@@ -85,63 +93,92 @@ def areas(detector: EfficientAD | PatchCore, test: list[Sample]) -> tuple[float,
     return (au_pro([s.mask.numpy() for s in test], maps), au_spro([s.regions for s in test], maps))
 
 
-def paired(samples: list[list[Sample]], ours: list[np.ndarray], theirs: list[np.ndarray], draws: int = 2000) -> dict:
-    """The mean over seeds of AUROC(ours) − AUROC(theirs) on logical anomalies, and its 95 % interval.
+def differences(folder: Path, draws: int = 2000) -> list[dict[str, Any]]:
+    """EfficientAD minus PatchCore on kit, with 224 and with 128 pixels, by type of anomaly: AUROC, mean over the seeds.
 
-    Images are drawn again within each seed, the good and the anomalous ones apart, the same for both methods.
+    From the scores that benchmarks.accuracy.comparison keeps. Images are drawn again within each seed, the good and the
+    anomalous ones apart, the same for both methods. There are four differences, so each interval is one at 1 - 0.05/4.
     """
-    rng, values = np.random.default_rng(0), []
-    for draw in range(draws + 1):
-        differences = []
-        for test, a, b in zip(samples, ours, theirs, strict=True):
-            label, logical = (np.array([getattr(s, name) for s in test]) for name in ("label", "logical"))
-            good, bad = np.flatnonzero(label == 0), np.flatnonzero(logical)
-            if draw:
-                good, bad = (rng.choice(rows, len(rows)) for rows in (good, bad))
-            rows = np.concatenate([good, bad])
-            differences.append(image_auroc(label[rows], a[rows]) - image_auroc(label[rows], b[rows]))
-        values.append(np.mean(differences))
-    low, high = np.percentile(values[1:], [2.5, 97.5])
-    return {"value": float(values[0]), "low": float(low), "high": float(high)}
+    kept = common.read(folder / "comparison_scores.json", {"tests": {}, "scores": {}})
+    if "kit" not in kept["tests"]:
+        return []
+    label, logical = (np.array(kept["tests"]["kit"][name]) for name in ("label", "logical"))
+    seeds = sorted({key.split()[1] for key in kept["scores"] if key.startswith("kit ")})
+    found = []
+    for part, rows in (("structural", (label == 1) & ~logical), ("logical", logical)):
+        good, bad = np.flatnonzero(label == 0), np.flatnonzero(rows)
+        for other in ("patchcore", "patchcore_128"):
+            rng, values = np.random.default_rng(0), []
+            for draw in range(draws + 1):
+                each = []
+                for seed in seeds:
+                    some = [rng.choice(r, len(r)) if draw else r for r in (good, bad)]
+                    chosen = np.concatenate(some)
+                    ours, theirs = (image_auroc(label[chosen], np.array(kept["scores"][f"kit {seed} {way}"])[chosen])
+                                    for way in ("efficientad", other))
+                    each.append(ours - theirs)
+                values.append(each)
+            low, high = np.quantile(np.mean(values[1:], axis=1), [0.05 / 8, 1 - 0.05 / 8])
+            found.append({"part": part, "minus": other, "value": float(np.mean(values[0])), "low": float(low),
+                          "high": float(high), "by_seed": values[0]})  # fmt: skip
+    return found
 
 
 def main() -> None:
     parser = common.arguments(__doc__, Path(__file__).with_suffix(".json"), "_choices or _maps is added where it fits",
                               data=[*PRODUCTS, "bottle"], seeds=range(3))  # fmt: skip
     parser.add_argument("--choices", action="store_true")
+    parser.add_argument("--differences", action="store_true")
+    parser.add_argument("--pixels", type=int, help="kit alone, images of so many pixels")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.pixels:
+        return finer(args.out.with_stem(f"{args.out.stem}_{args.pixels}"), args.pixels, args.seeds)
     out = args.out.with_stem(args.out.stem + "_choices") if args.choices else args.out
     report = common.read(out, {"results": []})
+    if args.differences:
+        return write(out, report | {"kit_minus_patchcore": differences(args.out.parent)}, args.choices)
     names = args.data or ["kit", *(p for p in PRODUCTS if p != "kit"), *(["bottle"] if args.root else [])]
     jobs = [(name, seed, {}) for seed in args.seeds for name in names]
     if args.choices:
         jobs = [("kit", 100, choice) for choice in CHOICES]
-    kept = out.with_suffix(".scores")  # of both methods, for the difference over all seeds
     for name, seed, choice in jobs:
         options = SMALL | choice
         if any((r["data"], r["seed"], r["options"]) == (name, seed, options) for r in report["results"]):
             continue
         train, test = (in_memory(samples) for samples in common.load(name, seed, args.root))  # drawn once
         maps_at = out.with_stem(out.stem + "_maps") if (name, seed) == ("kit", 0) and not args.choices else None
-        measured, scores = run(train, test, seed, not args.choices, maps_at, **options)
+        measured, _ = run(train, test, seed, not args.choices, maps_at, **options)
         entry = {"data": name, "seed": seed, "options": options, **measured}
         if not args.choices:
             other = PatchCore(device="cpu", seed=seed).fit(train)
             theirs = other.predict(test).scores
             entry["patchcore"] = by_type(test, theirs)
             entry["patchcore"]["au_pro"], entry["patchcore"]["au_spro_0.05"] = areas(other, test)
-            kept.mkdir(parents=True, exist_ok=True)
-            np.save(kept / f"{name}_{seed}.npy", np.stack([scores, theirs]))
         report["results"].append(entry)
         print(name, seed, choice, measured["cpu_minutes"], "min,", {k: round(entry[k]["value"], 4) for k in
               ("structural", "logical") if k in entry}, entry.get("patchcore", {}).get("by_kind"), flush=True)
-        if not args.choices and all((kept / f"kit_{seed}.npy").is_file() for seed in args.seeds):
-            tests = [common.load("kit", seed, None)[1] for seed in args.seeds]
-            pairs = [np.load(kept / f"kit_{seed}.npy") for seed in args.seeds]
-            report["kit_logical_minus_patchcore"] = paired(tests, [p[0] for p in pairs], [p[1] for p in pairs])
-            print("kit, logical, difference from PatchCore:", report["kit_logical_minus_patchcore"], flush=True)
         write(out, report, args.choices)
+
+
+def finer(out: Path, side: int, seeds: list[int]) -> None:
+    """Kit with images of `side` pixels, with the scores of all test images."""
+    report = common.read(out, {"results": []})
+    options = SMALL | {"image_size": side}
+    for seed in seeds:
+        if any(r["seed"] == seed for r in report["results"]):
+            continue
+        train, test = common.load("kit", seed, None)
+        checkpoint = out.with_suffix(f".{seed}.checkpoint")
+        measured, scores = run(in_memory(train), test, seed, False, None, checkpoint, **options)
+        del measured["cpu_minutes"]  # of the last part alone, where the run was stopped
+        report["results"].append({"data": "kit", "seed": seed, "options": options, **measured,
+                                  "scores": [float(f"{s:.5g}") for s in scores]})
+        common.write(out, {"name": f"EfficientAD on kit, images of {side} pixels", "versions": common.versions(),
+                           "command": common.command(pixels=side, seeds=seeds), "threads": 1,
+                           "protocol": "as efficientad.json", **report}, compact=True)  # fmt: skip
+        checkpoint.unlink()
+        print(seed, measured, flush=True)
 
 
 def write(out: Path, report: dict[str, Any], choices: bool) -> None:
