@@ -20,7 +20,7 @@ import numpy as np
 from adlib.datasets import Sample, SyntheticFactory, open_dataset
 from adlib.metrics import image_auroc, image_auroc_interval
 
-REAL = {"bottle": ("mvtec_ad", "bottle"), "magnetic_tile": ("magnetic_tile", None)}
+REAL = {"bottle": ("mvtec_ad", "bottle"), "screw": ("mvtec_ad", "screw"), "magnetic_tile": ("magnetic_tile", None)}
 
 
 def arguments(
