@@ -16,13 +16,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from adlib.evaluation import over_seeds
+from adlib.factory import PRODUCTS
+from adlib.metrics import mean_interval
 from repository import ROOT
 
 # Where the measurements lie under benchmarks/, by the name of the report.
 ACCURACY, SPEED = "accuracy/{}.json", "speed/{}.json"
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "au_pro": "AU-PRO"}
 NEEDED = ("name", "command", "versions", "backbone", "dataset", "category", "protocol", "seeds", "results")
-UNBROKEN = re.compile(r"\d\.\d+ ± \d\.\d+|\[\d\.\d+, \d\.\d+\]")  # a browser must not break a line in these
+UNBROKEN = re.compile(r"\[[+−]?\d\.\d+, [+−]?\d\.\d+\]")  # a browser must not break a line in these
 DATA_NAMES = {"magnetic_tile": "magnetic tiles", "mvtec_ad bottle": "MVTec AD, bottle"}
 
 
@@ -60,16 +63,16 @@ def groups(results: list[dict[str, Any]], *keys: str) -> Iterator[tuple[Any, ...
         yield *values, [r for r in results if all(r[key] == value for key, value in zip(keys, values, strict=True))]
 
 
-def cell(results: list[dict[str, Any]], metric: str) -> str:
-    """Mean ± standard deviation over the seeds, and the interval of the first seed where there is one, as text."""
-    runs = [run[metric] if isinstance(run[metric], dict) else {"value": run[metric]}
-            for run in results if metric in run]
-    if not runs:
-        return "–"
-    values, first = [run["value"] for run in runs], runs[0]
-    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    interval = f" [{first['low']:.3f}, {first['high']:.3f}]" if "low" in first else ""
-    return f"{statistics.fmean(values):.3f}{spread}{interval}"
+def cell(results: list[dict[str, Any]], metric: str, data: str) -> str:
+    """Mean over the seeds and its interval, as text; a product of the factory is drawn anew for each seed."""
+    runs = [run[metric] for run in results if metric in run]
+    return over_seeds(runs, same_images=data not in PRODUCTS) if runs else "–"
+
+
+def gain(each: list[float]) -> str:
+    """The mean of the differences of single seeds, with its interval, as text."""
+    low, high = mean_interval(each, same_images=False, limits=(-1.0, 1.0))
+    return f"{statistics.fmean(each):+.3f} [{low:+.3f}, {high:+.3f}]".replace("-", "−")
 
 
 def table(header: list[str], rows: list[list[Any]]) -> list[str]:
@@ -98,7 +101,7 @@ def data_name(entry: dict[str, Any]) -> str:
 
 def patchcore(benchmarks: Path) -> list[str]:
     """PatchCore on real images."""
-    rows = [[data_name(e), e["backbone"], len(e["seeds"]), *(cell(e["results"], m) for m in METRICS)]
+    rows = [[data_name(e), e["backbone"], len(e["seeds"]), *(cell(e["results"], m, e["dataset"]) for m in METRICS)]
             for e in read_results(benchmarks)]
     return table(["data", "backbone", "seeds", *METRICS.values()], rows)
 
@@ -108,6 +111,20 @@ def patchcore_measured(benchmarks: Path) -> list[str]:
     return [*dict.fromkeys(f"- **{data_name(e)}**: {e['protocol']}." for e in ours), "", "Measured with", "",
             "```bash", *dict.fromkeys(e["command"] for e in ours), "```", "",
             "and " + "; ".join(dict.fromkeys(versions(e) for e in ours)) + "."]
+
+
+def real(benchmarks: Path) -> list[str]:
+    """The three detectors on real parts, with their defaults, beside what others report of the same method."""
+    names = {"bottle": "MVTec AD, bottle", "screw": "MVTec AD, screw"} | DATA_NAMES
+    others = json.loads((benchmarks / "published.json").read_text(encoding="utf-8"))["entries"]
+    rows = []
+    for name, method, runs in groups(read_report(benchmarks, "real")["results"], "data", "method"):
+        figures = [e["image_auroc"] / 100 for e in others
+                   if e["data"] == names[name] and e["method"].startswith(WAY_NAMES[method])]
+        beside = " to ".join(dict.fromkeys(f"{f(figures):.3f}" for f in (min, max))) if figures else "–"
+        rows.append([names[name], WAY_NAMES[method], len(runs),
+                     *(over_seeds([run[m] for run in runs], same_images=True) for m in METRICS), beside])
+    return table(["data", "detector", "seeds", *METRICS.values(), "published"], rows)
 
 
 def published(benchmarks: Path) -> list[str]:
@@ -124,10 +141,14 @@ def published(benchmarks: Path) -> list[str]:
 
 def aspect(benchmarks: Path) -> list[str]:
     """Long pictures, at their aspect and squeezed."""
-    results = read_report(benchmarks, "aspect")["results"]
-    rows = [[f"`{product}`", images, len(those), cell(those, "image_auroc")]
-            for product, images, those in groups(results, "product", "images")]
-    return table(["strips of four pictures", "read as", "seeds", "image AUROC"], rows)
+    rows, gains = [], []
+    for product, runs in groups(read_report(benchmarks, "aspect")["results"], "product"):
+        parts = [(images, those) for images, those in groups(runs, "images")]
+        rows += [[f"`{product}`", images, len(those), cell(those, "image_auroc", product)] for images, those in parts]
+        square, strip = ([run["image_auroc"]["value"] for run in those] for _, those in parts)
+        gains.append(f"{gain([b - a for a, b in zip(square, strip, strict=True)])} on {product}")
+    lines = table(["strips of four pictures", "read as", "seeds", "image AUROC"], rows)
+    return [*lines, "", f"The gain by the aspect, seed by seed: {', '.join(gains)}."]
 
 
 def false_alarms(benchmarks: Path) -> list[str]:
@@ -148,8 +169,9 @@ def factory(benchmarks: Path) -> list[str]:
     products = read_report(benchmarks, "factory")["products"]
     kinds = [(product, kind) for product, entry in products.items() for kind in ("structural", "logical")
              if kind in entry["patchcore"][0]]
-    rows = [["PatchCore, defaults", *(cell(products[p]["patchcore"], kind) for p, kind in kinds)]]
-    rows += [[name, *(cell(products[p]["baselines"][way], kind) for p, kind in kinds)] for way, name in WAYS.items()]
+    rows = [["PatchCore, defaults", *(cell(products[p]["patchcore"], kind, p) for p, kind in kinds)]]
+    rows += [[name, *(cell(products[p]["baselines"][way], kind, p) for p, kind in kinds)]
+             for way, name in WAYS.items()]
     return table(["image AUROC", *(f"{p}, {kind}" if p == "kit" else p for p, kind in kinds)], rows)
 
 
@@ -182,9 +204,19 @@ def spd(benchmarks: Path) -> list[str]:
     for objective, variant, runs in groups(read_report(benchmarks, "spd")["results"], "objective", "variant"):
         drops = [statistics.fmean(r[f"sensitivity_{of}"] for r in runs) for of in ("blend", "pairs")]
         rows.append([objective, variant.replace("base", "without").replace("spd", "with") or "–", len(runs),
-                     cell(runs, "image_auroc"), *(f"{d:.3f}" for d in drops)])
+                     cell(runs, "image_auroc", "board"), *(f"{d:.3f}" for d in drops)])
     return table(["objective", "SPD", "seeds", "image AUROC on board", "sensitivity, SmoothBlend",
                   "sensitivity, pairs"], rows)
+
+
+def spd_fair(benchmarks: Path) -> list[str]:
+    """Photographs, from the shipped weights, with and without SPD."""
+    shown = {"auroc": "image AUROC", "aupr": "AU-PR", "tiles_auroc": "tiles set apart",
+             "sensitivity_blend": "sensitivity, SmoothBlend", "sensitivity_defects": "sensitivity, defects"}
+    rows = [[arm, len(runs), *(over_seeds([run[m] for run in runs if m in run], same_images=m == "tiles_auroc")
+                               if m in runs[0] else "–" for m in shown)]
+            for arm, runs in groups(read_report(benchmarks, "spd_fair")["results"], "arm")]
+    return table(["weights", "seeds", *shown.values()], rows)
 
 
 def simplenet(benchmarks: Path) -> list[str]:
@@ -193,7 +225,8 @@ def simplenet(benchmarks: Path) -> list[str]:
     results = [{**r["options"], **r} for r in read_report(benchmarks, "simplenet")["results"]]
     for name, decay, runs in groups(results, "data", "decay"):
         rate = "constant" if decay == "none" else decay
-        rows.append([DATA_NAMES.get(name, name), rate, runs[0]["epochs"], len(runs), *(cell(runs, m) for m in shown)])
+        rows.append([DATA_NAMES.get(name, name), rate, runs[0]["epochs"], len(runs),
+                     *(cell(runs, m, name) for m in shown)])
     return table(["data", "learning rate", "epochs", "seeds", "image AUROC, last epoch", "best epoch on the test set",
                   "logical anomalies", "pixel AUROC", "AU-PRO"], rows)
 
@@ -203,18 +236,17 @@ def efficientad(benchmarks: Path) -> list[str]:
     rows = []
     for name, runs in groups(read_report(benchmarks, "efficientad")["results"], "data"):
         for kind in [kind for kind in ("structural", "logical") if kind in runs[0]]:
-            student, autoencoder, peer = (cell([r[part] for r in runs], kind)
-                                          for part in ("student_map", "autoencoder_map", "patchcore"))
-            rows.append([name, kind, len(runs), cell(runs, kind), student.split(" [")[0],
-                         autoencoder.split(" [")[0], peer])
+            parts = (runs, *([r[part] for r in runs] for part in ("student_map", "autoencoder_map", "patchcore")))
+            rows.append([name, kind, len(runs), *(cell(part, kind, name) for part in parts)])
     header = ["data", "anomalies", "seeds", "EfficientAD", "its student's map", "its autoencoder's map", "PatchCore"]
     return table(header, rows)
 
 
 def efficientad_gain(benchmarks: Path) -> list[str]:
-    gain = read_report(benchmarks, "efficientad")["kit_logical_minus_patchcore"]
-    return [f"On the logical anomalies of kit, EfficientAD's AUROC lies {gain['value']:.3f} above PatchCore's, 95 % "
-            f"interval {gain['low']:.3f} to {gain['high']:.3f} (test images drawn again, the same for both)."]
+    rows = [[d["part"], 128 if d["minus"].endswith("128") else 224,
+             f"{d['value']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]"]
+            for d in read_report(benchmarks, "efficientad")["kit_minus_patchcore"]]
+    return table(["anomalies of kit", "PatchCore's pixels", "EfficientAD's AUROC minus PatchCore's [98.75 %]"], rows)
 
 
 WAY_NAMES = {"patchcore": "PatchCore", "simplenet": "SimpleNet", "efficientad": "EfficientAD",
@@ -225,7 +257,7 @@ WAY_NAMES = {"patchcore": "PatchCore", "simplenet": "SimpleNet", "efficientad": 
 def comparison(benchmarks: Path) -> list[str]:
     """The detectors on the same images."""
     shown = ("structural", "logical", "au_pro", "au_spro_0.05")
-    rows = [[name, WAY_NAMES[way], len(runs), *(cell(runs, metric) for metric in shown)]
+    rows = [[name, WAY_NAMES[way], len(runs), *(cell(runs, metric, name) for metric in shown)]
             for name, way, runs in groups(read_report(benchmarks, "comparison")["results"], "data", "way")]
     return table(["data", "detector", "seeds", "structural", "logical", "AU-PRO", "AU-sPRO 0.05"], rows)
 
@@ -300,11 +332,12 @@ def speed_measured(benchmarks: Path) -> list[str]:
 # Named as the functions are; then how each report came about.
 TABLES: dict[str, Callable[[Path], list[str]]] = {
     **{make.__name__.replace("_", " "): make for make in (
-        patchcore, patchcore_measured, aspect, false_alarms, comparison, comparison_cost, simplenet, efficientad,
-        efficientad_gain, spd, backbones, published, speed, speed_measured, factory, factory_kinds, factory_speed)},
+        real, patchcore, patchcore_measured, aspect, false_alarms, comparison, comparison_cost, simplenet, efficientad,
+        efficientad_gain, spd, spd_fair, backbones, published, speed, speed_measured, factory, factory_kinds,
+        factory_speed)},
     **{f"{name.replace('_', ' ')} measured": lambda benchmarks, name=name: measured(read_report(benchmarks, name))
-       for name in ("comparison", "simplenet", "efficientad", "spd", "backbones", "factory", "aspect",
-                    "false_alarms")},
+       for name in ("comparison", "simplenet", "efficientad", "spd", "spd_fair", "backbones", "factory", "aspect",
+                    "false_alarms", "real")},
 }
 
 
@@ -318,7 +351,7 @@ README_TABLE = re.compile(r"(<!-- results: .*? -->\n).*?(<!-- end of results -->
 
 def with_table(readme: str) -> str:
     """The text of the README with its results as they are in benchmarks/."""
-    lines = "\n".join(patchcore(ROOT / "benchmarks"))
+    lines = "\n".join(real(ROOT / "benchmarks"))
     return README_TABLE.sub(lambda found: f"{found[1]}{lines}\n{found[2]}", readme)
 
 
