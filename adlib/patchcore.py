@@ -64,7 +64,7 @@ class PatchCore(Detector):
     amazon-science/patchcore-inspection at fcaa92f, with its preset for 224 pixels: one nearest neighbour, squared
     distances, no re-weighting. On one bank both give the same features, scores and maps, but for
     rounding, and for 16 pixels at the border of a map: the official Gaussian mirrors the map there, ours goes on with
-    the last value (benchmarks/accuracy/official_patchcore.py). The bank itself is another one: the official selection
+    the last value (the benchmark official_patchcore). The bank itself is another one: the official selection
     starts from the mean distance to ten random patches, ours, (2.6), from one patch.
     """
 
