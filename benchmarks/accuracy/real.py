@@ -23,7 +23,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from adlib import EfficientAD, PatchCore, SimpleNet
@@ -69,20 +68,6 @@ def keep(path: Path, key: tuple[str, str, int], prediction: Prediction) -> None:
     common.write(path, kept, compact=True)
 
 
-def summary(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each method on each data set: mean, least, greatest and deviation over the seeds that are there."""
-    rows = []
-    for name, method in dict.fromkeys((r["data"], r["method"]) for r in results):
-        own = [r for r in results if (r["data"], r["method"]) == (name, method)]
-        row: dict[str, Any] = {"data": name, "method": method, "seeds": [r["seed"] for r in own]}
-        for measure in MEASURES:
-            values = np.array([r[measure]["value"] for r in own])
-            deviation = float(values.std(ddof=1)) if len(values) > 1 else None
-            row[measure] = {"mean": values.mean(), "deviation": deviation, "least": values.min(), "most": values.max()}
-        rows.append(row)
-    return rows
-
-
 def save(out: Path, found: dict[str, Any]) -> None:
     """Read the report anew, so that runs side by side do not lose each other's, add what was found, and write it."""
     results = [*common.read(out, {"results": []})["results"], found]
@@ -94,7 +79,7 @@ def save(out: Path, found: dict[str, Any]) -> None:
         "protocol": "bottle and screw: official split of MVTec AD, images of the copies used were reduced to 450×450 "
         "and 512×512; magnetic_tile: split by tile, tile index mod 5, 4 for testing, 0 to 2 for training, good images "
         "of 3 held out; defaults of each detector; measured at the images' own sizes",
-        "summary": summary(results), "results": results,
+        "results": results,
     })  # fmt: skip
 
 
