@@ -206,9 +206,13 @@ def test_ctrl_c_writes_the_checkpoint_and_the_same_fit_goes_on(factory, fitted, 
             os.kill(os.getpid(), signal.SIGINT)
         update(self, *args, **values)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="after 3 of 6 steps"):
-        patch.setattr(Training, "update", interrupted)
-        tiny(checkpoint=path).fit(factory.train)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background inherit "ignore"
+    try:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="after 3 of 6 steps"):
+            patch.setattr(Training, "update", interrupted)
+            tiny(checkpoint=path).fit(factory.train)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert read_tensors(path)[0]["step"] == 3
     assert same(tiny(checkpoint=path).fit(factory.train), fitted)
 
