@@ -121,7 +121,7 @@ def change(features: str, rows: Tensor) -> tuple[Tensor, Tensor]:
     if "scaled" in features:
         weight = torch.cat([torch.full((CHANNELS[f"layer{n}"],), CHANNELS[f"layer{n}"] ** -0.5)
                             for n in features.split()[:-1]])  # fmt: skip
-        return rows.mean(0), torch.diag(weight / rows.std(0))
+        return rows.mean(0), torch.diag(weight / rows.std(0).clamp_min(1e-6))  # a channel may be 0 everywhere
     if "whitened" in features:
         variance, directions = torch.linalg.eigh(torch.cov(rows.T).double())
         return rows.mean(0), (directions / (variance + 0.05 * variance.mean()).sqrt()).float()
