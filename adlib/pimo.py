@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from adlib.metrics import _pairs
+from adlib.areas import pairs_of
 
 
 def aupimo(
@@ -49,7 +49,7 @@ def aupimo(
     lower, upper = limits
     if not 0 < lower < upper <= 1:
         raise ValueError(f"limits = {limits}: expected two false-positive rates, 0 < lower < upper <= 1")
-    pairs = list(_pairs(masks, maps))
+    pairs = list(pairs_of(masks, maps))
     good = [values.ravel() for mask, values in pairs if not mask.any()]
     if len(good) == len(pairs):
         raise ValueError("no defective pixel in any mask: this measure needs at least one defective image")

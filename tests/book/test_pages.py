@@ -91,7 +91,8 @@ def test_what_is_wrong_with_a_build_is_seen(tmp_path: Path, name: str, bad: str 
 
 # Modules that hold nothing for the reader to call, and those that draw the factory's products.
 INTERNAL = re.compile(
-    r"adlib\.(checks|files|folds|forking|resnet|saving|scratch|stored|datasets\.(sources|unpack)|factory\.(?!synthetic).*)")
+    r"adlib\.(areas|checks|files|folds|forking|resnet|saving|scratch|stored|datasets\.(sources|unpack)"
+    r"|factory\.(?!synthetic).*)")
 
 
 def test_api_pages_have_every_module() -> None:  # that every public name has a docstring is ruff's

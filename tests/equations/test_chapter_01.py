@@ -290,8 +290,8 @@ def variance(theta, m, n):
     return theta * (1 - theta) / (m * n) * (1 + (half - 1) * inner)
 
 
-@equation("1.11", function="adlib.metrics.newcombe_interval")
-@equation("1.12", function="adlib.metrics.newcombe_interval")
+@equation("1.11", function="adlib.intervals.newcombe_interval")
+@equation("1.12", function="adlib.intervals.newcombe_interval")
 @pytest.mark.parametrize(("measured", "m", "n"), [
     (0.95, 119, 41), (0.5, 10, 90), (0.8, 30, 30), (1.0, 40, 60), (0.0, 5, 9), (0.99, 500, 20),
 ])  # fmt: skip
@@ -315,7 +315,7 @@ def test_variance_is_that_of_exponential_scores():
     assert np.var(drawn) == pytest.approx(variance(theta, m, m), rel=0.1)
 
 
-@equation("1.13", function="adlib.metrics.image_auroc_interval")
+@equation("1.13", function="adlib.intervals.image_auroc_interval")
 def test_bootstrap_interval():
     """Half of the defects are far above all good images and half far below: the formula's interval is too short."""
     rng = np.random.default_rng(0)

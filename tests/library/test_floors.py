@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "adlib"
 # From the ground up. A module may import those of the floors below its own, and those left of it on its own.
 FLOORS = [
     "checks stored images folders samples files resnet",
-    "backbones features receptive_field augment neighbors coreset threshold metrics pimo parts reading",
+    "backbones features receptive_field augment neighbors coreset threshold areas intervals metrics pimo parts reading",
     "training gradients objectives prediction folds saving forking",
     "detector evaluation plots scratch",
     "patchcore simplenet spd efficientad factory",

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage, stats
 from sklearn.metrics import roc_auc_score
 
-from adlib import metrics
+from adlib import intervals, metrics
 from adlib.datasets import MVTecLOCO, SyntheticFactory
 
 
@@ -277,12 +277,12 @@ def test_the_bins_change_little():
     masks, maps = scene(8, n=9)
     labels = np.array([m.any() for m in masks])
     once = np.ones(9)
-    original = metrics._draw
+    original = intervals._draw
     try:
-        metrics._draw = lambda parts, labels, rng: once
+        intervals._draw = lambda parts, labels, rng: once
         ends = metrics.pixel_intervals(masks, maps, resamples=2)
     finally:
-        metrics._draw = original
+        intervals._draw = original
     spread = metrics.newcombe_interval(metrics.pixel_auroc(masks, maps), labels.sum(), (~labels).sum())
     assert ends.pixel_auroc == pytest.approx(spread, abs=1e-3)  # no draw varies: Newcombe's ends of the value
 
@@ -305,9 +305,9 @@ def test_ties_and_perfect_separation_keep_the_value_inside():
 
 def test_a_group_with_both_classes_is_drawn_as_one():
     labels, groups = np.array([0, 1, 0, 1, 0, 0, 1]).astype(bool), ["a", "a", "b", "b", "c", "d", "e"]
-    parts = metrics._groups(groups, 7)
+    parts = intervals._groups(groups, 7)
     for seed in range(20):
-        weight = metrics._draw(parts, labels, np.random.default_rng(seed))
+        weight = intervals._draw(parts, labels, np.random.default_rng(seed))
         assert weight[0] == weight[1] and weight[2] == weight[3] and weight[0] + weight[2] == 2
         assert weight[4] + weight[5] == 2 and weight[6] == 1
 
