@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Sequence
 from importlib import metadata, util
@@ -61,6 +62,12 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{p: metadata.version(p) for p in packages}}
 
 
+def commit(checkout: Path | str) -> str:
+    """Of official code, cloned beforehand."""
+    asked = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
+    return subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
+
+
 def read(path: Path, otherwise: dict[str, Any]) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else otherwise
 
@@ -83,6 +90,12 @@ def load(name: str, seed: int, root: Path | None) -> tuple[list[Sample], list[Sa
     return list(train), list(test)
 
 
+def auroc(labels: Any, scores: Any, **options: Any) -> dict[str, float]:
+    """Image AUROC and the ends of its interval."""
+    low, high = image_auroc_interval(labels, scores, **options)
+    return {"value": image_auroc(labels, scores), "low": low, "high": high}
+
+
 def by_kind(samples: Sequence[Sample], scores: np.ndarray, digits: int = 4) -> dict[str, float]:
     """Image AUROC of each kind of defect against all good images."""
     label, kind = (np.array([getattr(s, name) for s in samples]) for name in ("label", "kind"))
@@ -98,6 +111,5 @@ def by_type(samples: Sequence[Sample], scores: np.ndarray, *, by_group: bool = F
         if part.any():
             rows = part | (label == 0)
             groups = [s.group for s, row in zip(samples, rows, strict=True) if row] if by_group else None
-            low, high = image_auroc_interval(label[rows], scores[rows], groups=groups)
-            result[name] = {"value": image_auroc(label[rows], scores[rows]), "low": low, "high": high}
+            result[name] = auroc(label[rows], scores[rows], groups=groups)
     return result | {"by_kind": by_kind(samples, scores)}

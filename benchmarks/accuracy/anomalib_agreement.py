@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from adlib import PatchCore
 from adlib.features import PatchFeatures
-from adlib.metrics import image_auroc, image_auroc_interval
+from adlib.metrics import image_auroc
 from adlib.reading import Reading
 from benchmarks import common
 
@@ -92,15 +92,12 @@ def run(name: str, root: Path) -> dict[str, Any]:
     theirs.memory_bank = ours.memory_bank
     on_our_bank = scores_of(theirs, looks[1])
 
-    def measured(scores: np.ndarray) -> dict[str, float]:
-        low, high = image_auroc_interval(targets, scores)
-        return {"value": image_auroc(targets, scores), "low": low, "high": high}
-
     others = [PatchCore(coreset_ratio=RATIO, image_size=SIZE, device="cpu", seed=seed).fit(looks[0]) for seed in SEEDS]
     spent = their_embedding["cpu_seconds"] + their_selection["cpu_seconds"]
     return {
-        "data": name, "bank": [len(ours.memory_bank), kept], "image_auroc_ours": measured(mine),
-        "image_auroc_anomalib": measured(whole), "image_auroc_anomalib_on_our_bank": measured(on_our_bank),
+        "data": name, "bank": [len(ours.memory_bank), kept], "image_auroc_ours": common.auroc(targets, mine),
+        "image_auroc_anomalib": common.auroc(targets, whole),
+        "image_auroc_anomalib_on_our_bank": common.auroc(targets, on_our_bank),
         "image_auroc_ours_other_seeds": [image_auroc(targets, other.predict(looks[1]).scores) for other in others],
         "scores_on_one_bank": float(np.abs(on_our_bank - mine).max() / mine.max()),
         "fit_ours": our_fit, "embedding_anomalib": their_embedding, "selection_anomalib": their_selection,

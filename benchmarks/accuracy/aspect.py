@@ -18,7 +18,6 @@ import torch
 
 from adlib import PatchCore
 from adlib.datasets import Sample, SyntheticFactory
-from adlib.metrics import image_auroc, image_auroc_interval
 from benchmarks import common
 
 PRODUCTS, TRAIN, TEST, WIDE = ("fabric", "board"), 40, 40, 4
@@ -54,10 +53,8 @@ def run(product: str, seed: int) -> list[dict[str, Any]]:
     for name, size in SIZES.items():
         detector = PatchCore(image_size=size, device="cpu", seed=seed).fit(train)
         prediction = detector.predict(test)
-        low, high = image_auroc_interval(prediction.targets, prediction.scores, seed=seed)
         results.append({"product": product, "seed": seed, "images": name, "image_size": detector.image_size,
-                        "image_auroc": {"value": image_auroc(prediction.targets, prediction.scores), "low": low,
-                                        "high": high}})  # fmt: skip
+                        "image_auroc": common.auroc(prediction.targets, prediction.scores, seed=seed)})  # fmt: skip
         print(results[-1], flush=True)
     return results
 

@@ -41,7 +41,7 @@ from adlib import EfficientAD, PatchCore
 from adlib.datasets import Sample, hold_out, in_memory
 from adlib.factory import PRODUCTS, SyntheticFactory, kit
 from adlib.factory.kit_tray import Scene
-from adlib.metrics import image_auroc, image_auroc_interval
+from adlib.metrics import image_auroc
 from benchmarks import common
 from benchmarks.accuracy.efficientad import SMALL
 
@@ -86,9 +86,7 @@ def run(way: str, train: list[Sample], test: list[Sample], seed: int, **options:
     spent = time.process_time() - start
     scores = detector.predict(test).scores
     label = np.array([s.label for s in test])
-    low, high = image_auroc_interval(label, scores)
-    found = {"way": way, "value": image_auroc(label, scores), "low": low, "high": high,
-             "cpu_minutes": round(spent / 60, 1),
+    found = {"way": way, **common.auroc(label, scores), "cpu_minutes": round(spent / 60, 1),
              "mean_score": {"good": float(scores[label == 0].mean()), "wrong": float(scores[label == 1].mean())}}
     if isinstance(detector, EfficientAD):
         found["last_losses"] = {k: round(float(np.mean(v[-200:])), 4) for k, v in detector.history.items()}

@@ -34,7 +34,6 @@ from torch import Tensor
 
 from adlib import PatchCore
 from adlib.datasets import Sample, SyntheticFactory
-from adlib.metrics import image_auroc, image_auroc_interval
 from benchmarks import common
 
 PRODUCTS, SEEDS = ("board", "fabric"), (0, 1, 2)
@@ -45,9 +44,7 @@ TRAIN, HELD, TEST, WIDE, MIDDLE, ALPHA = 80, 99, 80, 320, 256, 0.05
 
 
 def auroc(good: np.ndarray, defective: np.ndarray) -> dict[str, float]:
-    labels, scores = np.r_[np.zeros(len(good), int), np.ones(len(defective), int)], np.r_[good, defective]
-    low, high = image_auroc_interval(labels, scores)
-    return {"value": image_auroc(labels, scores), "low": low, "high": high}
+    return common.auroc(np.repeat([0, 1], [len(good), len(defective)]), np.r_[good, defective])
 
 
 def share(flags: np.ndarray) -> dict[str, float]:

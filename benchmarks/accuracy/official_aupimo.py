@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import importlib
 import math
-import subprocess
 import sys
 import types
 import warnings
@@ -96,13 +95,12 @@ def main() -> None:
     parser = common.arguments(__doc__ or "", out, seeds=(0, 1, 2))
     parser.add_argument("--checkout", type=Path, required=True, help="a clone of jpcbertoldo/aupimo")
     given = parser.parse_args()
-    asked = ["git", "-C", str(given.checkout), "rev-parse", "HEAD"]
-    commit = subprocess.run(asked, check=True, capture_output=True, text=True).stdout
     theirs = official(given.checkout)
     report = common.read(given.out, {}) | {
         "name": "AUPIMO beside the authors' code",
         "command": common.command("--checkout aupimo"), "threads": torch.get_num_threads(),
-        "versions": common.versions(), "official": f"jpcbertoldo/aupimo at {commit[:7]}, MIT licence",
+        "versions": common.versions(),
+        "official": f"jpcbertoldo/aupimo at {common.commit(given.checkout)[:7]}, MIT licence",
         "protocol": "maps drawn at random, 300,000 thresholds there and none here; success, fixed beforehand: at most "
                     "1e-4 where the limits are rates that occur, and elsewhere over the rates that they take",
     }  # fmt: skip

@@ -23,7 +23,6 @@ of the start: ten points in the official code, one in ours.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -156,10 +155,9 @@ def main() -> None:
     parser.add_argument("checkout", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    head = ["git", "-C", args.checkout, "rev-parse", "HEAD"]
     common.write(args.out, {
         "name": "PatchCore's paper profile beside the official code", "command": common.command("CHECKOUT"),
-        "official": "amazon-science/patchcore-inspection", "commit": subprocess.check_output(head, text=True).strip(),
+        "official": "amazon-science/patchcore-inspection", "commit": common.commit(args.checkout),
         "versions": common.versions(), "threads": 1, "bound": 1e-5, **compare(args.checkout),
     })  # fmt: skip
     print(args.out.read_text())

@@ -21,7 +21,6 @@ compared twice: after training on both sides ("trained apart"), and with their t
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -123,8 +122,7 @@ def main() -> None:
     parser.add_argument("checkout", type=Path)
     args = parser.parse_args()
     code = official(args.checkout)
-    commit = subprocess.run(["git", "-C", args.checkout, "rev-parse", "HEAD"], capture_output=True, text=True).stdout
-    report = common.read(args.out, {}) | {"commit": commit.strip()}
+    report = common.read(args.out, {}) | {"commit": common.commit(args.checkout)}
     from torchvision import models
 
     torch.manual_seed(SEED)

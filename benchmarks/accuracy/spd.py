@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from adlib import PatchCore, spd
 from adlib.datasets import SyntheticFactory, in_memory
-from adlib.metrics import image_auroc, image_auroc_interval, pixel_auroc
+from adlib.metrics import pixel_auroc
 from adlib.resnet import ResNet18
 from benchmarks import common
 
@@ -97,10 +97,8 @@ def measure(backbone: nn.Module, seed: int) -> dict[str, Any]:
     data = SyntheticFactory("board", n_train=100, n_test=100, n_defect=96, seed=seed)
     test = in_memory(data.test)
     prediction = PatchCore(backbone, seed=seed, device="cpu").fit(data.train).predict(test)
-    low, high = image_auroc_interval(prediction.targets, prediction.scores)
     maps = np.stack(list(prediction.maps))
-    return found | {"image_auroc": {"value": image_auroc(prediction.targets, prediction.scores), "low": low,
-                                    "high": high},
+    return found | {"image_auroc": common.auroc(prediction.targets, prediction.scores),
                     "pixel_auroc": pixel_auroc(np.stack([s.mask.numpy() for s in test]), maps)}  # fmt: skip
 
 
