@@ -27,6 +27,7 @@ import torch
 
 from adlib import EfficientAD, PatchCore, SimpleNet
 from adlib.datasets import open_dataset
+from adlib.detector import Detector
 from adlib.evaluation import evaluate
 from adlib.prediction import Prediction
 from benchmarks import common
@@ -40,16 +41,20 @@ DIGITS = 6  # of a score that is kept
 
 def run(method: str, name: str, seed: int, root: Path) -> tuple[dict[str, Any], Prediction]:
     folder, category = common.REAL[name]
-    data = open_dataset(folder, root / folder, category)
+    found, prediction = measure(METHODS[method](device="cpu", seed=seed), open_dataset(folder, root / folder, category))
+    return {"data": name, "method": method, "seed": seed, **found}, prediction
+
+
+def measure(detector: Detector, data: Any) -> tuple[dict[str, Any], Prediction]:
+    """Fit a detector on the training images of a data set; its figures, and its prediction, on the test images."""
     train, test = data.split()
     normals = [sample for sample in data.validation if sample.label == 0]
-    detector = METHODS[method](device="cpu", seed=seed).fit(train, validation=normals or None)
-    prediction = detector.predict(test)
+    prediction = detector.fit(train, validation=normals or None).predict(test)
     if prediction.failures:
         raise SystemExit(f"unreadable test images: {prediction.failures}")
     kinds = common.by_kind(prediction.samples, prediction.scores)
-    result = {"data": name, "method": method, "seed": seed, **evaluate(prediction), "train": len(train),
-              "image_size": detector.image_size, "by_kind": dict(sorted(kinds.items()))}  # fmt: skip
+    result = {**evaluate(prediction), "train": len(train), "image_size": detector.image_size,
+              "by_kind": dict(sorted(kinds.items()))}  # fmt: skip
     if len(detector.normal_scores) >= 1 / ALPHA - 1:
         alarm, targets = prediction.defective(detector.threshold(ALPHA)), prediction.targets
         result["threshold"] = {"alpha": ALPHA, "held_out_parts": len(detector.normal_scores),

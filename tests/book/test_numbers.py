@@ -122,8 +122,7 @@ def measured() -> dict[str, list[float]]:
 
 def reports(text: str) -> list[float]:
     """The numbers of all reports that code or a page names."""
-    named = [name for name in measured() if name in text or ("patchcore_*.json" in text and name[:10] == "patchcore_")]
-    return [value for name in named for value in measured()[name]]
+    return [value for name, values in measured().items() if name in text for value in values]
 
 
 @cache

@@ -153,7 +153,11 @@ def test_a_measurement_is_shown_or_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / results.ACCURACY.format("patchcore_a")
     path.parent.mkdir()
     path.write_text(json.dumps(report))
-    assert "| d c | small | 2 | 0.980 [0.950, 1.000] |" in text("patchcore", tmp_path)  # by hand
+    usual = [{"data": "c", "method": m, "image_auroc": runs[0]["image_auroc"] | {"value": v}}
+             for m, v in (("patchcore", 0.97), ("simplenet", 0.96))]
+    path.with_stem("real").write_text(json.dumps({"results": usual}))
+    assert text("patchcore", tmp_path).splitlines()[2:] == [
+        f"| d c | small | {by_hand} [0.950, 1.000] | – | – |" for by_hand in ("1 | 0.970", "2 | 0.980")]
     shown = text("patchcore measured", tmp_path)
     assert "python a.py" in shown and "torch 2.15" in shown and "- **d c**: official split." in shown
     high = {"seeds": [0], "results": [{"seed": 0, "au_pro": {"value": 97.1}}]}
