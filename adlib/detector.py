@@ -21,22 +21,29 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from adlib.checks import MAX_SIDE, image_sides, number, whole
 from adlib.folds import fit_folds
 from adlib.forking import refuse_after_fork
 from adlib.images import ImageError
-from adlib.parts import hold_out, hold_out_each, must_be_apart, must_differ, must_promise, one_can_be_read, parts_of
+from adlib.parts import (
+    hold_out_each,
+    largest_of_parts,
+    must_be_apart,
+    must_differ,
+    must_know_products,
+    must_name_products,
+    must_promise,
+    one_can_be_read,
+    p_values_of,
+    thresholds,
+    warn_of_odd_parts,
+)
 from adlib.prediction import AnomalyMaps, Prediction, finite, full_size_maps
-from adlib.reading import Look, Reading, chunks_of, new_name, read_batches, working_size
-from adlib.samples import Names, Sample, collect
-from adlib.saving import load_detector, place_of, save_detector
-from adlib.threshold import conformal_p_values, conformal_threshold, stand_apart
-
-# Constructor arguments that a file does not hold: they belong to one machine, one run, or to the user.
-NOT_SAVED = ("device", "pretrained", "checkpoint", "features_folder", "penalty_images")
+from adlib.reading import Look, Reading, new_name, read_batches, working_size
+from adlib.samples import Names, Sample, collect, is_single
+from adlib.saving import NOT_SAVED, load_detector, save_detector
 
 
 def pick_device(device: str = "auto") -> torch.device:
@@ -239,7 +246,7 @@ class Detector(nn.Module, ABC):
         for sample in [*samples, *held_out]:
             if sample.label not in (0, None):
                 raise ValueError(f"{sample.path}: is labelled anomalous ({sample.kind}); fit takes normal images only")
-        _must_all_have_products(samples if folds is not None else held_out)
+        must_name_products(samples if folds is not None else held_out)
         must_be_apart(samples, held_out)
         if held_out:
             one_can_be_read(held_out)
@@ -308,53 +315,11 @@ class Detector(nn.Module, ABC):
             raise ValueError(f"no validation image could be read: {list(prediction.failures.values())[:3]}")
         for name, reason in prediction.failures.items():  # "image[0]" may be one of train, too
             self.failures[new_name(name, self.failures)] = reason
-        scores, peaks = prediction.scores, np.array([float(m.max()) for m in prediction.maps], np.float32)
-        parts = parts_of(prediction.samples)
-        largest = np.array([scores[part].max() for part in parts])
-        order = np.argsort(largest, kind="stable")
-        firsts = [prediction.samples[parts[i][0]] for i in order]
-        self.normal_scores = torch.from_numpy(largest[order])
-        self.normal_peaks = torch.tensor([float(peaks[parts[i]].max()) for i in order])
-        self.normal_parts = [(s.path if s.group is None else str(s.group), s.product) for s in firsts]
+        peaks = np.array([float(m.max()) for m in prediction.maps], np.float32)
+        scores, peaks, self.normal_parts = largest_of_parts(prediction.samples, prediction.scores, peaks)
+        self.normal_scores, self.normal_peaks = torch.from_numpy(scores), torch.from_numpy(peaks)
         self.held_out = prediction
-        for product, own in self._by_product(self.normal_scores).items():
-            if count := stand_apart(own):
-                names = [name for name, of in self.normal_parts if of == product][: -count - 1 : -1]
-                where = "" if product is None else f" of the product {product}"
-                warnings.warn(
-                    f"the scores of {count} of {len(own)} held-out parts{where} stand apart from the others, "
-                    f"{own[-count]:.3g} and more: {', '.join(names[:8])}. Look at them (held_out). A defective part "
-                    "among them makes the threshold too high: take it out, and fit again", stacklevel=4)
-
-    def fit_arrays(self, chosen: list[int], images: list[Tensor], samples: list[Sample]) -> None:
-        """Learn from the `chosen` ones of images (3, h, w) that are read already; see `adlib.folds`."""
-        held: list[int] = []
-        if self.CALIBRATES:
-            place = {id(samples[i]): i for i in chosen}
-            rest, out = hold_out([samples[i] for i in chosen], 0.1, self.seed)
-            chosen, held = [place[id(s)] for s in rest], [place[id(s)] for s in out]
-
-        def batches(indices: list[int]) -> Iterator[Tensor]:
-            for some in chunks_of(indices, self.batch_size):
-                yield torch.stack([images[i] for i in some]).to(self.device)
-
-        self._plan(len(chosen))
-        self._fit(batches(chosen), len(chosen))
-        if held:
-            self._calibrate(batches(held))
-
-    def blank(self, fold: int) -> Self:
-        """A detector of the same settings that shares the frozen network and has learnt nothing."""
-        kept: dict[str, Any] = {n: getattr(self, n) for n in NOT_SAVED if n not in ("device", "pretrained")
-                                and hasattr(self, n)}  # fmt: skip
-        if kept.get("checkpoint") is not None:
-            path = Path(kept["checkpoint"])
-            kept["checkpoint"] = path.with_name(f"{path.stem}.fold{fold}{path.suffix}")
-        make: Any = type(self)
-        other = make(self.frozen, device=str(self.device), **self.config(), **kept)
-        other.set_submodule(place_of(self), self.frozen)
-        other.reading = self.reading
-        return other.to(self.device)
+        warn_of_odd_parts(self.normal_scores, self.normal_parts, stacklevel=5)
 
     # ------------------------------------------------------------------ predict
 
@@ -396,7 +361,7 @@ class Detector(nn.Module, ABC):
         refuse_after_fork()
         self.interrupted = None
         samples, skipped = collect(images, group=group, product=product, color=color)
-        self._must_know_products(samples)
+        must_know_products(samples, self.normal_parts)
         self.to(self.device)
         scores, grids, looks, read, failures = [], [], [], [], {}
 
@@ -405,7 +370,9 @@ class Detector(nn.Module, ABC):
             sizes = [look.size for look in looks]
             maps = AnomalyMaps(grid.clone(), self.image_size, self.smoothing, sizes, self.resize)
             values = torch.cat(scores).numpy() if scores else np.empty(0, np.float32)
-            return Prediction(finite(values, read), read, maps, failures, self._p_values(values, read), skipped)
+            values = finite(values, read)
+            p_values = p_values_of(values, read, self.normal_scores, self.normal_parts)
+            return Prediction(values, read, maps, failures, p_values, skipped)
 
         try:
             with torch.inference_mode():
@@ -418,7 +385,7 @@ class Detector(nn.Module, ABC):
         except KeyboardInterrupt:
             self.interrupted = so_far()
             raise
-        if failures and _is_single(images):
+        if failures and is_single(images):
             raise ImageError(next(iter(failures.values())))
         return so_far()
 
@@ -462,39 +429,11 @@ class Detector(nn.Module, ABC):
         ValueError
             Where the held-out parts are too few, or none.
         """
-        return self._per_product(self.normal_scores, alpha)
+        return thresholds(self.normal_scores, self.normal_parts, alpha)
 
     def pixel_threshold(self, alpha: float) -> float | dict[str, float]:
         """As `threshold`, for the maps: with a share of at most α, a good part has any pixel above it."""
-        return self._per_product(self.normal_peaks, alpha)
-
-    def _per_product(self, values: Tensor, alpha: float) -> float | dict[str, float]:
-        if not len(values):
-            raise ValueError("no held-out images, so nothing says how high a good part may score: expected "
-                             "fit(…, validation=0.35), or folds= where there are few parts")
-        by_product = self._by_product(values)
-        if list(by_product) == [None]:
-            return conformal_threshold(values, alpha)
-        return {str(product): _threshold_of(product, of_it, alpha) for product, of_it in by_product.items()}
-
-    def _by_product(self, values: Tensor) -> dict[str | None, Tensor]:
-        products = [product for _, product in self.normal_parts]
-        return {product: values[[p == product for p in products]] for product in sorted(set(products), key=str)}
-
-    def _p_values(self, scores: np.ndarray, samples: list[Sample]) -> np.ndarray | None:
-        if not len(self.normal_scores):
-            return None
-        result = np.empty(len(scores))
-        for product, normals in self._by_product(self.normal_scores).items():
-            own = [product is None or s.product == product for s in samples]
-            result[own] = conformal_p_values(scores[own], normals)
-        return result
-
-    def _must_know_products(self, samples: list[Sample]) -> None:
-        known = {product for _, product in self.normal_parts} - {None}
-        if known and (other := next((s for s in samples if s.product not in known), None)):
-            raise ValueError(f"{other.path}: is of the product {other.product!r}, expected one with held-out parts, "
-                             f"{', '.join(sorted(map(str, known)))}; pass product= to predict")
+        return thresholds(self.normal_peaks, self.normal_parts, alpha)
 
     def _must_be_fitted(self) -> None:
         if not self.fitted:
@@ -560,27 +499,6 @@ class Detector(nn.Module, ABC):
             scores, grid = self.patch_scores(torch.zeros(1, 3, *self.image_size))
         if not bool(torch.isfinite(scores).all()) or not bool(torch.isfinite(grid).all()):
             raise ValueError("the scores of a black image are not finite")
-
-
-def _must_all_have_products(samples: list[Sample]) -> None:
-    without = next((s for s in samples if s.product is None), None)
-    if without and (other := next((s for s in samples if s.product is not None), None)):
-        raise ValueError(f"{without.path}: names no product, but {other.path} is of the product {other.product!r}, "
-                         "expected one for each held-out image; pass product= for all")
-
-
-def _threshold_of(product: str | None, values: Tensor, alpha: float) -> float:
-    try:
-        return conformal_threshold(values, alpha)
-    except ValueError as error:
-        raise ValueError(f"product {product}: {error}") from None
-
-
-def _is_single(images: object) -> bool:
-    """Whether a user has given one image, and not a folder or several."""
-    if isinstance(images, (np.ndarray, Tensor)):
-        return images.ndim < 4
-    return isinstance(images, (Image.Image, Sample)) or isinstance(images, (str, Path)) and not Path(images).is_dir()
 
 
 def readable_bytes(count: float) -> str:

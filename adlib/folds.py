@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from adlib.parts import deal
+from adlib.parts import deal, hold_out
 from adlib.prediction import AnomalyMaps, Prediction, finite
 from adlib.reading import Look, chunks_of
 from adlib.samples import Sample
+from adlib.saving import blank
 
 
 def fit_folds(detector: Any, samples: list[Sample], folds: int) -> Prediction:
@@ -42,8 +44,8 @@ def fit_folds(detector: Any, samples: list[Sample], folds: int) -> Prediction:
     detector.reading = detector.reading.completed(looks, read)
     scores, grids = torch.zeros(len(read)), {}
     for k, out in enumerate(tqdm(deal(read, folds, detector.seed), desc="folds", leave=False)):
-        fold = detector.blank(k)
-        fold.fit_arrays(sorted(set(range(len(read))) - set(out)), images, read)
+        fold = blank(detector, k)
+        _fit(fold, sorted(set(range(len(read))) - set(out)), images, read)
         for chosen in chunks_of(out, detector.batch_size):
             some, grid = fold.patch_scores(torch.stack([images[i] for i in chosen]).to(detector.device))
             scores[chosen] = some.float().cpu()
@@ -52,3 +54,21 @@ def fit_folds(detector: Any, samples: list[Sample], folds: int) -> Prediction:
     maps = AnomalyMaps(torch.stack([grids[i] for i in range(len(read))]), detector.image_size, detector.smoothing,
                        [look.size for look in looks], detector.resize)
     return Prediction(finite(scores.numpy(), read), read, maps)
+
+
+def _fit(detector: Any, chosen: list[int], images: list[Tensor], samples: list[Sample]) -> None:
+    """Fit one of the detectors on the `chosen` images (3, h, w), of which it holds out some where it has to."""
+    held: list[int] = []
+    if detector.CALIBRATES:
+        place = {id(samples[i]): i for i in chosen}
+        rest, out = hold_out([samples[i] for i in chosen], 0.1, detector.seed)
+        chosen, held = [place[id(s)] for s in rest], [place[id(s)] for s in out]
+
+    def batches(indices: list[int]) -> Iterator[Tensor]:
+        for some in chunks_of(indices, detector.batch_size):
+            yield torch.stack([images[i] for i in some]).to(detector.device)
+
+    detector._plan(len(chosen))
+    detector._fit(batches(chosen), len(chosen))
+    if held:
+        detector._calibrate(batches(held))

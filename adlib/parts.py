@@ -17,7 +17,9 @@ from torch import Tensor
 from adlib.folders import DatasetError
 from adlib.images import ImageError
 from adlib.samples import Names, Sample, collect
-from adlib.threshold import conformal_threshold, cross_conformal_bound
+from adlib.threshold import conformal_p_values, conformal_threshold, cross_conformal_bound, stand_apart
+
+Part = tuple[str, str | None]  # its name, and its product where there are several
 
 
 def hold_out(
@@ -254,3 +256,79 @@ def one_can_be_read(samples: Sequence[Sample], read: Callable[[Sample], object] 
         except ImageError as error:
             reasons.append(str(error))
     raise ValueError(f"no validation image could be read, expected at least one: {reasons[:3]}")
+
+
+def must_name_products(samples: Sequence[Sample]) -> None:
+    """Refuse held-out images of which some name a product and others none."""
+    without = next((s for s in samples if s.product is None), None)
+    if without and (other := next((s for s in samples if s.product is not None), None)):
+        raise ValueError(f"{without.path}: names no product, but {other.path} is of the product {other.product!r}, "
+                         "expected one for each held-out image; pass product= for all")
+
+
+# ---------------------------------------------------------------------- the scores of held-out parts
+
+
+def largest_of_parts(
+    samples: Sequence[Sample], scores: np.ndarray, peaks: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, list[Part]]:
+    """Of each part the largest score, in rising order, its largest map value, and which part it is."""
+    parts = parts_of(samples)
+    largest = np.array([scores[part].max() for part in parts])
+    order = np.argsort(largest, kind="stable")
+    firsts = [samples[parts[i][0]] for i in order]
+    named: list[Part] = [(s.path if s.group is None else str(s.group), s.product) for s in firsts]
+    return largest[order], np.array([peaks[parts[i]].max() for i in order]), named
+
+
+def by_product(values: Tensor, parts: Sequence[Part]) -> dict[str | None, Tensor]:
+    """The values of the parts of each product."""
+    products = [product for _, product in parts]
+    return {product: values[[p == product for p in products]] for product in sorted(set(products), key=str)}
+
+
+def warn_of_odd_parts(scores: Tensor, parts: Sequence[Part], stacklevel: int) -> None:
+    """Warn of held-out parts whose scores, in rising order, stand apart from the others of their product."""
+    for product, own in by_product(scores, parts).items():
+        if count := stand_apart(own):
+            names = [name for name, of in parts if of == product][: -count - 1 : -1]
+            where = "" if product is None else f" of the product {product}"
+            warnings.warn(
+                f"the scores of {count} of {len(own)} held-out parts{where} stand apart from the others, "
+                f"{own[-count]:.3g} and more: {', '.join(names[:8])}. Look at them (held_out). A defective part "
+                "among them makes the threshold too high: take it out, and fit again", stacklevel=stacklevel)
+
+
+def thresholds(values: Tensor, parts: Sequence[Part], alpha: float) -> float | dict[str, float]:
+    """The conformal threshold; one for each product, where there are several."""
+    if not len(values):
+        raise ValueError("no held-out images, so nothing says how high a good part may score: expected "
+                         "fit(…, validation=0.35), or folds= where there are few parts")
+    found = {}
+    for product, own in by_product(values, parts).items():
+        try:
+            found[product] = conformal_threshold(own, alpha)
+        except ValueError as error:
+            raise ValueError(_of(product) + str(error)) from None
+    return found[None] if list(found) == [None] else {str(product): value for product, value in found.items()}
+
+
+def p_values_of(
+    scores: np.ndarray, samples: Sequence[Sample], normals: Tensor, parts: Sequence[Part]
+) -> np.ndarray | None:
+    """The p-value of each sample, among the held-out parts of its product; None where nothing was held out."""
+    if not len(normals):
+        return None
+    result = np.empty(len(scores))
+    for product, own in by_product(normals, parts).items():
+        rows = [product is None or s.product == product for s in samples]
+        result[rows] = conformal_p_values(scores[rows], own)
+    return result
+
+
+def must_know_products(samples: Sequence[Sample], parts: Sequence[Part]) -> None:
+    """Refuse an image of a product of which no part was held out, where there are products."""
+    known = {product for _, product in parts} - {None}
+    if known and (other := next((s for s in samples if s.product not in known), None)):
+        raise ValueError(f"{other.path}: is of the product {other.product!r}, expected one with held-out parts, "
+                         f"{', '.join(sorted(map(str, known)))}; pass product= to predict")

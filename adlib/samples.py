@@ -240,6 +240,13 @@ def collect(
     return samples, skipped
 
 
+def is_single(images: object) -> bool:
+    """Whether a user has given one image, and not a folder or several."""
+    if isinstance(images, (np.ndarray, Tensor)):
+        return images.ndim < 4
+    return isinstance(images, (Image.Image, Sample)) or isinstance(images, (str, Path)) and not Path(images).is_dir()
+
+
 def warn_of_skipped(base: Path, skipped: Sequence[Path], stacklevel: int) -> None:
     """Warn of a folder's files that are no pictures by their endings; not of hidden ones."""
     if shown := [str(f.relative_to(base)) for f in skipped if not _hidden(f.relative_to(base))]:

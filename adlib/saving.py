@@ -15,6 +15,8 @@ from adlib.checks import whole
 from adlib.files import read_tensors, write_tensors
 from adlib.reading import Reading
 
+# Constructor arguments that a file does not hold: they belong to one machine, one run, or to the user.
+NOT_SAVED = ("device", "pretrained", "checkpoint", "features_folder", "penalty_images")
 FORMAT = 3  # 1 had "levels" where there are "layers" now, 2 no checksum, versions or reading contract
 # What a file says about the detector, and of which type.
 ABOUT = {"format": int, "method": str, "adlib": str, "torch": str, "frozen": (str, type(None)),
@@ -53,7 +55,7 @@ def load_detector(cls: Any, path: Path, device: torch.device, own: dict[str, nn.
         last = f"folds.{whole('folds', about['folds'], 0) - 1}."
         if about["folds"] and not any(name.startswith(last) for name in tensors):  # before so many are made
             raise ValueError(f"folds = {about['folds']}: expected as many as the file holds")
-        detector.folds.extend(detector.blank(k) for k in range(about["folds"]))
+        detector.folds.extend(blank(detector, k) for k in range(about["folds"]))
     except Exception as error:  # whatever a file of another origin provokes
         raise ValueError(f"{path}: its settings make no {cls.__name__} ({error}); save it again") from error
     if _fingerprint(detector) != about["fingerprint"]:
@@ -67,6 +69,19 @@ def load_detector(cls: Any, path: Path, device: torch.device, own: dict[str, nn.
     for one in (*detector.folds, detector):
         one.device = device
     return detector.to(device)
+
+
+def blank(detector: Any, fold: int) -> Any:
+    """A detector of the same settings that shares the frozen network and has learnt nothing."""
+    kept: dict[str, Any] = {n: getattr(detector, n) for n in NOT_SAVED if n not in ("device", "pretrained")
+                            and hasattr(detector, n)}  # fmt: skip
+    if kept.get("checkpoint") is not None:
+        path = Path(kept["checkpoint"])
+        kept["checkpoint"] = path.with_name(f"{path.stem}.fold{fold}{path.suffix}")
+    other = type(detector)(detector.frozen, device=str(detector.device), **detector.config(), **kept)
+    other.set_submodule(place_of(detector), detector.frozen)
+    other.reading = detector.reading
+    return other.to(detector.device)
 
 
 def place_of(detector: Any) -> str:

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "adlib"
 FLOORS = [
     "checks stored images folders samples files resnet",
     "backbones features receptive_field augment neighbors coreset threshold areas intervals metrics pimo parts reading",
-    "training gradients objectives prediction folds saving forking",
+    "training gradients objectives prediction saving folds forking",
     "detector evaluation plots scratch",
     "patchcore simplenet spd efficientad factory",
     "datasets",
