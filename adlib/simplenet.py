@@ -32,31 +32,6 @@ CHUNK = 4_096  # rows in float64 at a time
 # ---------------------------------------------------------------------- the parts
 
 
-def truncated_l1(normal: Tensor, noisy: Tensor, *, th_plus: float = 0.5, th_minus: float = -0.5) -> Tensor:
-    """mean max(0, th⁺ − D(q)) + mean max(0, −th⁻ + D(q⁻)), a scalar. Equation (4.6); its slopes are (4.7), its
-    least value over all functions D is the overlap (4.8).
-
-    Parameters
-    ----------
-    normal : Tensor (N,)
-        D(q), which should rise to th⁺.
-    noisy : Tensor (M,)
-        D(q⁻), which should fall to th⁻.
-    th_plus, th_minus : float
-        th⁺ and th⁻. With th⁻ = +0.5, as one can find it in print, the constant 0.5 costs nothing.
-
-    Returns
-    -------
-    Tensor ()
-        At least 0; any constant between the thresholds gives th⁺ − th⁻.
-
-    References
-    ----------
-    Liu et al. 2023, Section 3.5.
-    """
-    return F.relu(th_plus - normal).mean() + F.relu(noisy - th_minus).mean()
-
-
 def noise_level(features: Tensor, ratio: float = NOISE) -> float:
     """σ = ρ·σ_o, σ_o² the variance of the features over all patches, averaged over the channels. Equation (4.3).
 
@@ -156,6 +131,31 @@ class Head(nn.Module):
 
     def _above(self, hidden: Tensor) -> Tensor:
         return self.last(F.leaky_relu(self.norm(hidden), SLOPE))[:, 0]
+
+
+def truncated_l1(normal: Tensor, noisy: Tensor, *, th_plus: float = 0.5, th_minus: float = -0.5) -> Tensor:
+    """mean max(0, th⁺ − D(q)) + mean max(0, −th⁻ + D(q⁻)), a scalar. Equation (4.6); its slopes are (4.7), its
+    least value over all functions D is the overlap (4.8).
+
+    Parameters
+    ----------
+    normal : Tensor (N,)
+        D(q), which should rise to th⁺.
+    noisy : Tensor (M,)
+        D(q⁻), which should fall to th⁻.
+    th_plus, th_minus : float
+        th⁺ and th⁻. With th⁻ = +0.5, as one can find it in print, the constant 0.5 costs nothing.
+
+    Returns
+    -------
+    Tensor ()
+        At least 0; any constant between the thresholds gives th⁺ − th⁻.
+
+    References
+    ----------
+    Liu et al. 2023, Section 3.5.
+    """
+    return F.relu(th_plus - normal).mean() + F.relu(noisy - th_minus).mean()
 
 
 # ---------------------------------------------------------------------- training
@@ -297,6 +297,9 @@ def _shrink(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         if not group["weight_decay"]:
             for parameter in group["params"]:
                 parameter.mul_(1 - 0.01 * group["lr"])
+
+
+# ---------------------------------------------------------------------- scoring
 
 
 def fold(head: Head) -> tuple[Tensor, Tensor, Tensor]:
