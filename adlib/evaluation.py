@@ -62,7 +62,7 @@ def evaluate(prediction: Prediction, *, confidence: float = 0.95, seed: int = 0)
 
 
 def over_seeds(runs: Sequence[Mapping[str, float] | float], *, same_images: bool, digits: int = 3) -> str:
-    """Mean and interval of a measure over seeds, such as "0.810 [0.637, 0.924]": see `metrics.mean_interval`.
+    """Mean and interval of a measure over seeds, such as "0.810 [0.637, 0.924]": see `adlib.intervals.mean_interval`.
 
     Parameters
     ----------

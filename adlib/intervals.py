@@ -28,7 +28,7 @@ def image_auroc_interval(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Interval of `image_auroc`, from resampled images (1.13), honest at 1 as well.
+    """Interval of `adlib.metrics.image_auroc`, from resampled images (1.13), honest at 1 as well.
 
     Near 1 the percentile bootstrap is too short, and at 1 it has no width at all. So each end is
     the wider of the bootstrap's and Newcombe's, with the number of groups as the sample size.
@@ -36,7 +36,7 @@ def image_auroc_interval(
     Parameters
     ----------
     labels, scores
-        As for `image_auroc`.
+        As for `adlib.metrics.image_auroc`.
     groups : sequence (N,) of str or None, optional
         Whole groups are drawn (the images of one part); None is a group of its own.
     confidence : float
@@ -197,7 +197,7 @@ def pixel_intervals(
     Parameters
     ----------
     masks, maps, limit
-        As for `au_pro`, with its errors.
+        As for `adlib.metrics.au_pro`, with its errors.
     groups, confidence, resamples, seed
         As for `image_auroc_interval`.
 

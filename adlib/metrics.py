@@ -1,4 +1,4 @@
-"""How well scores and maps separate defective from good: areas, F1, and their intervals.
+"""How well scores and maps separate defective from good: areas and F1. Their intervals, `adlib.intervals`, are here too.
 
 Everywhere: label 0 is normal, 1 is anomalous; a higher score is more anomalous; a mask is true
 on the defect. All areas are exact, ties included: there is no grid of thresholds.

@@ -80,13 +80,13 @@ def show(
     Parameters
     ----------
     images : sequence of N (3, H, W)
-        N images (3, H, W) with values in [0, 1]; their sizes may differ.
+        Values in [0, 1]; their sizes may differ.
     masks : sequence of N (H, W), optional
-        N ground truths (H, W), non-zero on the defect; None for an image whose truth is unknown.
+        Ground truths, non-zero on the defect; None for an image whose truth is unknown.
     maps : sequence of N (H, W), optional
-        N anomaly maps (H, W), higher is more anomalous.
+        Anomaly maps, higher is more anomalous.
     scores, titles : sequence of N, optional
-        N image scores and N names, written beside the rows.
+        Image scores and names, written beside the rows.
     threshold : float, optional
         Draws the outline of ``map > threshold`` on the overlay, colours nothing else there, and is marked on the
         colour bar.
@@ -187,13 +187,13 @@ def score_histogram(
     Parameters
     ----------
     labels : (N,)
-        (N,) 0 for normal, 1 for anomalous. One class alone is fine.
+        0 for normal, 1 for anomalous. One class alone is fine.
     scores : (N,)
-        (N,) finite image scores, higher is more anomalous.
+        Finite image scores, higher is more anomalous.
     threshold : float, optional
         Drawn as a vertical line.
-    kinds : sequence of str, optional
-        N defect kinds, to colour the anomalous images by kind. Entries of normal images are ignored.
+    kinds : sequence (N,) of str, optional
+        Defect kinds, to colour the anomalous images by kind. Entries of normal images are ignored.
 
     Returns
     -------
@@ -235,9 +235,9 @@ def roc(labels: Any, scores: Any) -> Figure:
     Parameters
     ----------
     labels : (N,)
-        (N,) 0 for normal, 1 for anomalous; both must occur.
+        0 for normal, 1 for anomalous; both must occur.
     scores : (N,)
-        (N,) finite image scores, higher is more anomalous; or ``{name: scores}`` to compare detectors.
+        Finite image scores, higher is more anomalous; or ``{name: scores}`` to compare detectors.
 
     Returns
     -------
@@ -272,9 +272,9 @@ def coreset_coverage(points: Any, centres: Any, radius: float | None = None) -> 
     Parameters
     ----------
     points : (N, 2)
-        (N, 2) finite coordinates.
+        Finite coordinates.
     centres : (k,)
-        (k,) indices into ``points``.
+        Indices into ``points``.
     radius : float, optional
         Of the circles, in the points' units. By default the covering radius: the largest distance from a
         point to its nearest centre.
@@ -321,12 +321,12 @@ def bars(
 
     Parameters
     ----------
-    names : sequence of str
-        N settings, drawn from top to bottom.
+    names : sequence (N,) of str
+        Settings, drawn from top to bottom.
     values : (N,)
-        (N,) the figures measured.
+        The figures measured.
     lows, highs : (N,), optional
-        (N,) ends of the intervals, lows <= values <= highs; both or neither.
+        Ends of the intervals, lows <= values <= highs; both or neither.
     label : str
         What the figures are, under the axis.
     reference : str, optional
