@@ -1,7 +1,8 @@
-"""How well scores and maps separate defective from good: areas and F1. Their intervals, `adlib.intervals`, are here too.
+"""How well scores and maps separate defective from good: areas and F1.
 
 Everywhere: label 0 is normal, 1 is anomalous; a higher score is more anomalous; a mask is true
-on the defect. All areas are exact, ties included: there is no grid of thresholds.
+on the defect. All areas are exact, ties included: there is no grid of thresholds. The functions of `adlib.intervals`
+can be called from here too.
 """
 
 from __future__ import annotations
