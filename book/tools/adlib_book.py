@@ -19,6 +19,7 @@ from nbformat import NotebookNode
 from sphinx import addnodes
 from sphinx.application import Sphinx
 
+import front
 import ledger
 import results
 import status
@@ -57,7 +58,9 @@ def ledger_text() -> str:
 def parts() -> dict[str, Callable[[], str]]:
     """What a page can show with <!-- generated: NAME -->."""
     tables = {name: (lambda name=name: results.text(name)) for name in results.TABLES}
-    return {**tables, "ledger": ledger_text, "status": lambda: status.table_of_runs(CHAPTERS)}
+    return {**tables, "ledger": ledger_text, "status": lambda: status.table_of_runs(CHAPTERS), **front.PARTS,
+            "times": lambda: front.times(CHAPTERS),
+            "first run": lambda: front.about(front.run_seconds(CHAPTERS / "00_quickstart.ipynb"))}
 
 
 def read_source(app: Sphinx, docname: str, source: list[str]) -> None:
@@ -70,7 +73,7 @@ def read_source(app: Sphinx, docname: str, source: list[str]) -> None:
         for name in GENERATED.findall(source[0]):
             if name not in known:
                 raise ValueError(f"{docname}.md: <!-- generated: {name} -->: expected one of {', '.join(known)}")
-        source[0] = GENERATED.sub(lambda m: known[m[1]](), source[0])
+        source[0] = front.with_minutes(GENERATED.sub(lambda m: known[m[1]](), source[0]))
 
 
 def skip_member(app: Sphinx, what: str, name: str, value: Any, skip: bool, options: Any) -> bool | None:
@@ -124,6 +127,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-skip-member", skip_member)
     app.connect("doctree-read", let_diagrams_scroll)
     app.connect("html-page-context", without_thebe, priority=900)
+    app.connect("html-page-context", front.introduce, priority=900)
     app.add_node(nodes.entry, override=True, html=(visit_entry, None))
     app.add_node(nodes.citation, override=True, html=(visit_citation, None))
     app.add_node(addnodes.desc_parameterlist, override=True, html=(visit_parameters, depart_parameters))

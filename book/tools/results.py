@@ -1,7 +1,6 @@
 """The tables of the book that are made from measurements: benchmarks/**/*.json. `TABLES` has them by name.
 
     python book/tools/results.py comparison # prints one of them
-    python book/tools/results.py --readme   # writes the table of the README
 
 A page shows one where it says <!-- generated: NAME -->; the words around it stand in the page.
 """
@@ -350,20 +349,8 @@ def text(name: str, benchmarks: Path = ROOT / "benchmarks") -> str:
     return UNBROKEN.sub(lambda found: found[0].replace(" ", "\u00a0"), "\n".join(TABLES[name](benchmarks)))
 
 
-README_TABLE = re.compile(r"(<!-- results: .*? -->\n).*?(<!-- end of results -->)", re.S)
-
-
-def with_table(readme: str) -> str:
-    """The text of the README with its results as they are in benchmarks/."""
-    lines = "\n".join(real(ROOT / "benchmarks"))
-    return README_TABLE.sub(lambda found: f"{found[1]}{lines}\n{found[2]}", readme)
-
-
 if __name__ == "__main__":
-    wanted, path = " ".join(sys.argv[1:]), ROOT / "README.md"
-    if wanted == "--readme":
-        path.write_text(with_table(path.read_text(encoding="utf-8")), encoding="utf-8")
-    elif wanted not in TABLES:
-        sys.exit(f"expected --readme or one of: {', '.join(TABLES)}")
-    else:
-        print(text(wanted))
+    wanted = " ".join(sys.argv[1:])
+    if wanted not in TABLES:
+        sys.exit(f"expected one of: {', '.join(TABLES)}")
+    print(text(wanted))

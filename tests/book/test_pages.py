@@ -17,6 +17,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 import adlib
 import adlib_book
 import build
+import front
 import results
 import status
 from adlib.factory import PRODUCTS, VERSION
@@ -173,8 +174,8 @@ def test_the_pages_and_the_readme_show_what_was_measured_and_published() -> None
     for entry in results.read_results(BENCHMARKS):
         assert entry["backbone"] in text("patchcore") and entry["command"] in text("patchcore measured")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert len(results.README_TABLE.findall(readme)) == 1
-    assert results.with_table(readme) == readme, "python book/tools/results.py --readme"
+    assert [part[1] for part in front.README_PART.findall(readme)] == ["guide", "notebooks", "real"]
+    assert front.with_parts(readme) == readme, "python book/tools/front.py"
     entries = json.loads((BENCHMARKS / "published.json").read_text(encoding="utf-8"))["entries"]
     assert {entry["verified"] for entry in entries} == {True, False}
     for entry in entries:

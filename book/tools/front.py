@@ -1,0 +1,186 @@
+"""What introduces the book: the guide of chapter 6, how long the chapters take, and how a page names itself.
+
+A page shows one of `PARTS` where it says <!-- generated: NAME -->. `python book/tools/front.py` writes the same into
+the README, after a change of benchmarks/, of the guide, or of the notebooks' runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin
+from xml.etree import ElementTree
+
+import nbformat
+from docutils import nodes
+from markupsafe import escape
+from sphinx.application import Sphinx
+
+import results
+from exercises import find_exercises
+from repository import ROOT
+
+GUIDE = re.compile(r"^\| your case \|.*\n\|[ :|-]+\|\n((?:\|.*(?:\n|\Z))+)", re.M)
+COMPARED = ("patchcore", "patchcore_128", "simplenet", "efficientad")
+# What of the comparison stands behind which line of the guide: product, kind of anomaly, and how a reader says it.
+BEHIND = {("board", "structural"): "small defects on a crowded part (`board`)",
+          ("fabric", "structural"): "a surface that looks alike everywhere (`fabric`)",
+          ("kit", "logical"): "good parts in a wrong combination (`kit`)"}  # fmt: skip
+COSTS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "time for one image": lambda cost: results.seconds(cost["one_image_seconds"]),
+    "time to fit 200 images": lambda cost: f"{cost['fit_seconds']:.0f} s",
+    "size of the file": lambda cost: f"{cost['saved_bytes'] / 1e6:.0f} MB",
+}  # fmt: skip
+
+
+def guide() -> list[str]:
+    """Which detector for which part, as chapter 6 says it: the first two columns of its table."""
+    path = ROOT / "notebooks" / "06_comparison.ipynb"
+    cells = nbformat.read(path, as_version=4).cells
+    tables = [rows for cell in cells if cell.cell_type == "markdown" for rows in GUIDE.findall(cell.source)]
+    if len(tables) != 1:
+        raise ValueError(f"{path.name}: expected one table that begins '| your case |', found {len(tables)}")
+    text = re.sub(r"\bexercise (?=\d)", "chapter 6, exercise ", tables[0])
+    rows = [[cell.strip() for cell in line.strip("| ").split(" | ")][:2] for line in text.splitlines()]
+    return results.table(["your part", "take"], rows)
+
+
+def guide_numbers(benchmarks: Path = ROOT / "benchmarks") -> list[str]:
+    """The measurements behind the guide. Two digits: three factories do not give more."""
+    report = results.read_report(benchmarks, "comparison")
+    costs = {cost["way"]: cost for cost in report["cost"]["results"]}
+    rows = []
+    for (product, part), name in BEHIND.items():
+        row = [results.cell([r for r in report["results"] if (r["data"], r["way"]) == (product, way)], part, product)
+               for way in COMPARED]
+        short = [re.sub(r"\d\.\d+", lambda found: f"{float(found[0]):.2f}", figure) for figure in row]
+        rows.append([name, *(figure.replace(" [", "<br><small>[", 1) + "</small>" for figure in short)])
+    rows += [[name, *(say(costs[way]) if way in costs else "–" for way in COMPARED)] for name, say in COSTS.items()]
+    names = [results.WAY_NAMES[way].replace("at 128 pixels", "on 128 pixels") for way in COMPARED]
+    return results.table(["", *names], rows)
+
+
+def run_seconds(path: Path) -> int:
+    """How long the last run of a notebook took; 0 where it does not say."""
+    return nbformat.read(path, as_version=4).metadata.get("adlib", {}).get("run", {}).get("seconds", 0)
+
+
+def about(seconds: float) -> str:
+    """A time as one says it: to ten seconds, or to half a minute."""
+    if seconds < 85:
+        return f"{max(10, 10 * round(seconds / 10))} seconds"
+    halves = round(seconds / 30)
+    return f"{halves // 2}{'½' * (halves % 2)} minutes"
+
+
+def times(folder: Path) -> str:
+    """The range of the last runs of the notebooks in `folder`."""
+    each = [seconds for path in folder.glob("*.ipynb") if (seconds := run_seconds(path))]
+    return f"{about(min(each))} to {about(max(each))}" if each else "not run yet"
+
+
+def figures() -> list[str]:
+    """The diagrams as files, each with its title and the chapters that show it."""
+    chapters, rows = {p: p.read_text(encoding="utf-8") for p in sorted(ROOT.glob("notebooks/*.ipynb"))}, []
+    for path in sorted((ROOT / "book" / "_static").glob("*.svg")):
+        shown = ", ".join(f"[{int(p.name[:2])}](../notebooks/{p.name})" for p, text in chapters.items()
+                          if f"/{path.name}" in text)
+        title = ElementTree.parse(path).getroot().findtext("{http://www.w3.org/2000/svg}title")
+        if shown and title:
+            rows.append([f"[{path.name}](_static/{path.name})", title, shown])
+    return results.table(["file", "what it shows", "chapter"], rows)
+
+
+PARTS: dict[str, Callable[[], str]] = {"guide": lambda: "\n".join(guide()), "figures": lambda: "\n".join(figures()),
+                                       "guide numbers": lambda: "\n".join(guide_numbers())}  # fmt: skip
+
+README_PART = re.compile(r"(<!-- results: (\w+), .*? -->\n)(.*?)(<!-- end of results -->)", re.S)
+NOTEBOOK = re.compile(r"\(notebooks/(\w+\.ipynb)\)")
+
+
+def with_times(rows: str) -> str:
+    """A table of notebooks with the times of their last runs in its last column."""
+    def put(line: str) -> str:
+        names = NOTEBOOK.findall(line)
+        return re.sub(r"[^|]*\|$", f" {about(max(run_seconds(ROOT / 'notebooks' / n) for n in names))} |",
+                      line) if names else line
+
+    return "".join(f"{put(line)}\n" for line in rows.splitlines())
+
+
+def with_parts(readme: str) -> str:
+    """The text of the README with what is made from data as the data are."""
+    make = {"guide": lambda _: "\n".join(guide()) + "\n", "notebooks": with_times,
+            "real": lambda _: "\n".join(results.real(ROOT / "benchmarks")) + "\n"}  # fmt: skip
+    return README_PART.sub(lambda found: f"{found[1]}{make[found[2]](found[3])}{found[4]}", readme)
+
+
+# What a page for teachers says of the work: a minute for 75 words, formulas and pictures included, and
+# 15 minutes for an exercise.
+WORDS, EXERCISE = 75, 15
+WORK = re.compile(r"<!-- minutes: (.+?) -->")
+PASSAGE = re.compile(r"(\d)\.(\d+)(?: to (\d)\.(\d+))?|(\d\d_\w+)")
+FOLDED = re.compile(r"<details>.*?</details>|^```.*?^```|!\[[^\]]*\]\([^)]*\)", re.S | re.M)
+
+
+def chapter(name: str) -> Path:
+    """The notebook whose name begins so, other than the quickstart, which has no sections."""
+    (path,) = (p for p in ROOT.glob(f"notebooks/{name}*.ipynb") if len(name) > 2 or "quickstart" not in p.name)
+    return path
+
+
+def minutes(passages: str) -> str:
+    """Minutes to read "2.1 to 2.6, 2.16" or "00_quickstart", and to solve its exercises; ValueError for what is not."""
+    total = 0.0
+    for passage in passages.split(", "):
+        if not (found := PASSAGE.fullmatch(passage)) or found[1] != (found[3] or found[1]):
+            raise ValueError(f"minutes of {passage!r}: expected '2.1', '2.1 to 2.6' or the name of a notebook")
+        notebook = nbformat.read(chapter(found[5] or f"0{found[1]}"), as_version=4)
+        text = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+        parts = dict(re.findall(r"^## (\d\.\d+)(.*?)(?=^## |\Z)", text, re.M | re.S)) if found[1] else {"": text}
+        wanted = ([f"{found[1]}.{k}" for k in range(int(found[2]), int(found[4] or found[2]) + 1)] if found[1]
+                  else [""])
+        if missing := {wanted[0], wanted[-1]} - set(parts):
+            raise ValueError(f"minutes of {passage!r}: chapter {found[1]} has no section {', '.join(sorted(missing))}")
+        for number in [number for number in wanted if number in parts]:
+            total += len(FOLDED.sub("", parts[number]).split()) / WORDS
+            total += EXERCISE * len(find_exercises(notebook)) * parts[number].startswith(" Exercises")
+    return str(5 * max(1, round(total / 5)))
+
+
+def with_minutes(text: str) -> str:
+    return WORK.sub(lambda found: minutes(found[1]), text)
+
+
+def introduce(app: Sphinx, name: str, template: str, context: dict[str, Any], document: nodes.document | None) -> None:
+    """Name and logo beside each other in the side bar, and what a search engine or a chat shows of a page.
+
+    Without an address of the book, `html: baseurl` of _config.yml, the picture is named relative to the page.
+    """
+    context["theme_logo"] = {**context.get("theme_logo", {}), "text": context["docstitle"], "alt_text": "Front page:"}
+    first = next(document.findall(nodes.paragraph), None) if document else None
+    said = {"description": short(first.astext())} if first else {}
+    base, place = app.config.html_baseurl, context["pathto"]
+    picture = urljoin(base, "_static/preview.jpg") if base else place("_static/preview.jpg", 1)
+    shared = {"title": re.sub("<[^>]*>", "", context.get("title", "")) or context["docstitle"], "type": "article",
+              "site_name": context["docstitle"], "image": picture, **said}  # fmt: skip
+    lines = [f'<meta name="{key}" content="{escape(value)}" />' for key, value in said.items()]
+    lines += [f'<meta property="og:{key}" content="{escape(value)}" />' for key, value in shared.items()]
+    lines += [f'<link rel="icon" type="image/svg+xml" href="{place("_static/logo.svg", 1)}" />']
+    context["metatags"] = "\n".join([context.get("metatags", ""), *lines, ""])
+
+
+def short(text: str, limit: int = 200) -> str:
+    """The first sentences of a text, as many as fit; a single one that is longer is cut after a word."""
+    text = " ".join(text.split())
+    if len(text) <= limit:
+        return text
+    sentences = re.match(rf".{{1,{limit - 1}}}[.!?](?= )", text)
+    return sentences[0] if sentences else f"{text[:limit].rsplit(' ', 1)[0]} …"
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(with_parts(readme.read_text(encoding="utf-8")), encoding="utf-8")
