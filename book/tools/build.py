@@ -73,6 +73,15 @@ def check(html: Path, toc: Path = ROOT / "_toc.yml") -> list[str]:
     return found
 
 
+def first_page(front: str) -> str:
+    """The page index.html, which leads to the front page and says of itself what that says: a chat does not follow."""
+    told = re.findall(r'<title>.*?</title>|<meta (?:name="description"|property)[^>]*>|<link rel="icon"[^>]*>', front)
+    lines = "\n".join(told).replace('="../', '="')
+    return (f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8" />\n{lines}\n'
+            '<meta http-equiv="refresh" content="0; url=book/index.html" />\n</head>\n'
+            '<body><a href="book/index.html">The book</a></body>\n</html>\n')
+
+
 def build(committed: bool = False, html: Path = HTML) -> None:
     """Build the book of this repository. SystemExit where a cell fails, or the book is not sound."""
     if not committed:
@@ -84,6 +93,8 @@ def build(committed: bool = False, html: Path = HTML) -> None:
     chapters = ROOT / "notebooks" if committed else notebooks.RUNS
     if status := subprocess.run(command, env={**os.environ, "ADLIB_CHAPTERS": str(chapters)}).returncode:
         sys.exit(f"jupyter-book failed (exit status {status}); its messages are above.")
+    front = (html / "book" / "index.html").read_text(encoding="utf-8")
+    (html / "index.html").write_text(first_page(front), encoding="utf-8")
     if problems := check(html):
         sys.exit("The book was built, but:\n" + "\n".join(problems))
 

@@ -1,7 +1,7 @@
 """What introduces the book: the guide of chapter 6, how long the chapters take, and how a page names itself.
 
 A page shows one of `PARTS` where it says <!-- generated: NAME -->. `python book/tools/front.py` writes the same into
-the README, after a change of benchmarks/, of the guide, or of the notebooks' runs.
+the README, after a change of benchmarks/ or of the guide; `make notebooks` does so too, since it changes the times.
 """
 
 from __future__ import annotations
@@ -169,6 +169,8 @@ def introduce(app: Sphinx, name: str, template: str, context: dict[str, Any], do
     lines = [f'<meta name="{key}" content="{escape(value)}" />' for key, value in said.items()]
     lines += [f'<meta property="og:{key}" content="{escape(value)}" />' for key, value in shared.items()]
     lines += [f'<link rel="icon" type="image/svg+xml" href="{place("_static/logo.svg", 1)}" />']
+    if name == app.config.root_doc:  # or the name of the book would stand twice in its title
+        context["title"] = "adlib"
     context["metatags"] = "\n".join([context.get("metatags", ""), *lines, ""])
 
 
@@ -181,6 +183,10 @@ def short(text: str, limit: int = 200) -> str:
     return sentences[0] if sentences else f"{text[:limit].rsplit(' ', 1)[0]} …"
 
 
-if __name__ == "__main__":
+def write_readme() -> None:
     readme = ROOT / "README.md"
     readme.write_text(with_parts(readme.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_readme()

@@ -31,6 +31,7 @@ from nbformat import NotebookNode
 from PIL import Image
 
 import exercises
+import front
 from repository import ROOT, apply, read_repository
 
 RUNS = ROOT / "build" / "runs"
@@ -213,6 +214,7 @@ def main() -> None:
     chosen = [path for path in chosen if not given.stale or is_stale(path, path)]
     for path, run in zip(chosen, run_chapters(RUNS, chosen), strict=True):
         write(run.read_text(encoding="utf-8"), path)
+    front.write_readme()  # which says how long they took
     if problems := [problem for path in chosen for problem in check_notebook(path)]:
         sys.exit("\n".join(problems))
 

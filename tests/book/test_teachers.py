@@ -75,7 +75,7 @@ def patchcore() -> Key:
     at = given("2")
     points, scores, n = rows(at["points"]), at["scores"], len(at["scores"])
     chosen = coreset.k_center_greedy(points, 3, start=0)
-    radii = [coreset.covering_radius(points, points[chosen[:k]]) for k in (1, 2, 3)]
+    radii = [coreset.covering_radius(points, chosen[:k]) for k in (1, 2, 3)]
     parts = [str(i // 3) for i in range(n)]
     assert n == 39 and radii == sorted(radii, reverse=True)
     with pytest.raises(ValueError, match="0.024"):
