@@ -42,9 +42,9 @@ def sharp(plane: Tensor) -> np.ndarray:
     return large.permute(1, 2, 0).squeeze(-1).numpy() if plane.ndim == 2 else large.clamp(0, 1).permute(1, 2, 0).numpy()
 
 
-def bare(width: int, height: int) -> Figure:
-    """A figure of so many pixels, without margins."""
-    return plt.figure(figsize=(width / 100, height / 100), dpi=100)
+def bare(width: int, height: int, dpi: int = 100) -> Figure:
+    """A figure of so many pixels, without margins. The higher `dpi`, the wider are lines."""
+    return plt.figure(figsize=(width / dpi, height / dpi), dpi=dpi)
 
 
 def panel(figure: Figure, x: float, y: float, width: float, height: float) -> Axes:
@@ -76,7 +76,7 @@ def draw(ax: Axes, part: np.ndarray, relative: np.ndarray | None = None) -> None
 def draw_examples(found: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
     for product, (part, relative) in found.items():
         for name, shown in ((product, None), (f"{product}-marked", relative)):
-            figure = bare(SIDE, SIDE)
+            figure = bare(SIDE, SIDE, dpi=180)
             draw(panel(figure, 0, 0, 1, 1), part, shown)
             figure.savefig(STATIC / f"example-{name}.jpg", pil_kwargs={"quality": 72, "optimize": True})
             plt.close(figure)

@@ -19,19 +19,18 @@ from markupsafe import escape
 from sphinx.application import Sphinx
 
 import results
-from exercises import find_exercises
 from repository import ROOT
 
 GUIDE = re.compile(r"^\| your case \|.*\n\|[ :|-]+\|\n((?:\|.*(?:\n|\Z))+)", re.M)
 COMPARED = ("patchcore", "patchcore_128", "simplenet", "efficientad")
 # What of the comparison stands behind which line of the guide: product, kind of anomaly, and how a reader says it.
-BEHIND = {("board", "structural"): "small defects on a crowded part (`board`)",
-          ("fabric", "structural"): "a surface that looks alike everywhere (`fabric`)",
-          ("kit", "logical"): "good parts in a wrong combination (`kit`)"}  # fmt: skip
+BEHIND = {("board", "structural"): "small defects (`board`)",
+          ("fabric", "structural"): "an even surface (`fabric`)",
+          ("kit", "logical"): "a wrong combination (`kit`)"}  # fmt: skip
 COSTS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "time for one image": lambda cost: results.seconds(cost["one_image_seconds"]),
-    "time to fit 200 images": lambda cost: f"{cost['fit_seconds']:.0f} s",
-    "size of the file": lambda cost: f"{cost['saved_bytes'] / 1e6:.0f} MB",
+    "one image takes": lambda cost: results.seconds(cost["one_image_seconds"]),
+    "fitting 200 images": lambda cost: f"{cost['fit_seconds']:.0f} s",
+    "its file": lambda cost: f"{cost['saved_bytes'] / 1e6:.0f} MB",
 }  # fmt: skip
 
 
@@ -53,12 +52,11 @@ def guide_numbers(benchmarks: Path = ROOT / "benchmarks") -> list[str]:
     costs = {cost["way"]: cost for cost in report["cost"]["results"]}
     rows = []
     for (product, part), name in BEHIND.items():
-        row = [results.cell([r for r in report["results"] if (r["data"], r["way"]) == (product, way)], part, product)
-               for way in COMPARED]
-        short = [re.sub(r"\d\.\d+", lambda found: f"{float(found[0]):.2f}", figure) for figure in row]
-        rows.append([name, *(figure.replace(" [", "<br><small>[", 1) + "</small>" for figure in short)])
+        runs = [[r for r in report["results"] if (r["data"], r["way"]) == (product, way)] for way in COMPARED]
+        ends = [re.findall(r"\d\.\d+", results.cell(those, part, product)) for those in runs]
+        rows.append([name, *("{:.2f}<br><small>{:.2f}–{:.2f}</small>".format(*map(float, of)) for of in ends)])
     rows += [[name, *(say(costs[way]) if way in costs else "–" for way in COMPARED)] for name, say in COSTS.items()]
-    names = [results.WAY_NAMES[way].replace("at 128 pixels", "on 128 pixels") for way in COMPARED]
+    names = [results.WAY_NAMES[way].replace(" at", ",") for way in COMPARED]
     return results.table(["", *names], rows)
 
 
@@ -117,36 +115,37 @@ def with_parts(readme: str) -> str:
     return README_PART.sub(lambda found: f"{found[1]}{make[found[2]](found[3])}{found[4]}", readme)
 
 
-# What a page for teachers says of the work: a minute for 75 words, formulas and pictures included, and
-# 15 minutes for an exercise.
-WORDS, EXERCISE = 75, 15
+# What a page for teachers says of the work: minutes for an equation with a number, and for an exercise; the rest is
+# read at so many words a minute.
+WORDS, EQUATION, EXERCISE = 75, 4, 15
 WORK = re.compile(r"<!-- minutes: (.+?) -->")
-PASSAGE = re.compile(r"(\d)\.(\d+)(?: to (\d)\.(\d+))?|(\d\d_\w+)")
+PASSAGE = re.compile(r"(\d)\.(\d+)(?: to \1\.(\d+))?|(\d) exercises?|00_quickstart")
 FOLDED = re.compile(r"<details>.*?</details>|^```.*?^```|!\[[^\]]*\]\([^)]*\)", re.S | re.M)
 
 
-def chapter(name: str) -> Path:
-    """The notebook whose name begins so, other than the quickstart, which has no sections."""
-    (path,) = (p for p in ROOT.glob(f"notebooks/{name}*.ipynb") if len(name) > 2 or "quickstart" not in p.name)
-    return path
+def sections(chapter: str) -> dict[str, str]:
+    """The text of a chapter, such as "2", by section, "2.1"."""
+    (path,) = (path for path in ROOT.glob(f"notebooks/0{chapter}_*.ipynb") if "quickstart" not in path.name)
+    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
+    return dict(re.findall(r"^## (\d\.\d+)(.*?)(?=^## |\Z)", "\n\n".join(cells), re.M | re.S))
 
 
 def minutes(passages: str) -> str:
-    """Minutes to read "2.1 to 2.6, 2.16" or "00_quickstart", and to solve its exercises; ValueError for what is not."""
+    """Minutes to read and work through "2.1 to 2.6, 2.16, 3 exercises"; ValueError for what the book has not."""
     total = 0.0
     for passage in passages.split(", "):
-        if not (found := PASSAGE.fullmatch(passage)) or found[1] != (found[3] or found[1]):
-            raise ValueError(f"minutes of {passage!r}: expected '2.1', '2.1 to 2.6' or the name of a notebook")
-        notebook = nbformat.read(chapter(found[5] or f"0{found[1]}"), as_version=4)
-        text = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-        parts = dict(re.findall(r"^## (\d\.\d+)(.*?)(?=^## |\Z)", text, re.M | re.S)) if found[1] else {"": text}
-        wanted = ([f"{found[1]}.{k}" for k in range(int(found[2]), int(found[4] or found[2]) + 1)] if found[1]
-                  else [""])
-        if missing := {wanted[0], wanted[-1]} - set(parts):
-            raise ValueError(f"minutes of {passage!r}: chapter {found[1]} has no section {', '.join(sorted(missing))}")
-        for number in [number for number in wanted if number in parts]:
-            total += len(FOLDED.sub("", parts[number]).split()) / WORDS
-            total += EXERCISE * len(find_exercises(notebook)) * parts[number].startswith(" Exercises")
+        if not (found := PASSAGE.fullmatch(passage)):
+            raise ValueError(f"minutes of {passage!r}: expected '2.1', '2.1 to 2.6', '3 exercises' or '00_quickstart'")
+        first, last = int(found[2] or 0), int(found[3] or found[2] or 0)
+        known = sections(found[1]) if found[1] else {}
+        if found[1] and (missing := {f"{found[1]}.{first}", f"{found[1]}.{last}"} - set(known)):
+            raise ValueError(f"minutes of {passage!r}: the book has no section {', '.join(sorted(missing))}")
+        read = [known[number] for k in range(first, last + 1) if (number := f"{found[1]}.{k}") in known]
+        if passage == "00_quickstart":
+            cells = nbformat.read(ROOT / "notebooks" / f"{passage}.ipynb", as_version=4).cells
+            read = [cell.source for cell in cells if cell.cell_type == "markdown"]
+        total += sum(len(FOLDED.sub("", text).split()) / WORDS + EQUATION * text.count("\\tag{") for text in read)
+        total += EXERCISE * int(found[4] or 0)
     return str(5 * max(1, round(total / 5)))
 
 

@@ -39,7 +39,7 @@ def test_the_guide_is_that_of_chapter_6(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_the_numbers_of_the_guide_are_those_measured() -> None:
     report = json.loads((ROOT / "benchmarks/accuracy/comparison.json").read_text(encoding="utf-8"))
     names, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in front.guide_numbers()]
-    assert names[1:] == ["PatchCore", "PatchCore on 128 pixels", "SimpleNet", "EfficientAD"] and len(rows) == 6
+    assert names[1:] == ["PatchCore", "PatchCore, 128 pixels", "SimpleNet", "EfficientAD"] and len(rows) == 6
     for row, (product, kind) in zip(rows, front.BEHIND, strict=False):
         for way, figure in zip(front.COMPARED, row[1:], strict=True):
             runs = [r[kind]["value"] for r in report["results"] if (r["data"], r["way"]) == (product, way)]

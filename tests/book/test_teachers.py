@@ -212,6 +212,9 @@ def test_every_section_and_exercise_that_the_plan_names_exists() -> None:
         for number in re.findall(r"\b\d\.\d+\b", read):
             front.minutes(number)
             assert number in counted, row
+        named = [range(int(first), int(last or first) + 1) if to == " to " else [first] + [last] * bool(last)
+                 for first, to, last in re.findall(r"exercises? (\d)(?:( to | and )(\d))?", row.split("|")[5])]
+        assert sum(map(len, named)) == sum(map(int, re.findall(r"(\d) exercise", counted))), row
     for wrong in ("2.99", "9.1 to 8.2", "chapter 2"):
         with pytest.raises(ValueError, match="minutes of"):
             front.minutes(wrong)
