@@ -26,7 +26,7 @@ COMPARED = ("patchcore", "patchcore_128", "simplenet", "efficientad")
 # What of the comparison stands behind which line of the guide: product, kind of anomaly, and how a reader says it.
 BEHIND = {("board", "structural"): "small defects (`board`)",
           ("fabric", "structural"): "an even surface (`fabric`)",
-          ("kit", "logical"): "a wrong combination (`kit`)"}  # fmt: skip
+          ("kit", "logical"): "a wrong set of parts (`kit`)"}  # fmt: skip
 COSTS: dict[str, Callable[[dict[str, Any]], str]] = {
     "one image takes": lambda cost: results.seconds(cost["one_image_seconds"]),
     "fitting 200 images": lambda cost: f"{cost['fit_seconds']:.0f} s",

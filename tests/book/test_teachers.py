@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,7 @@ from adlib import coreset, metrics, simplenet, spd
 from adlib.efficientad import PDN, combine_maps, difference_map, hard_feature_loss, normalise_map
 from adlib.neighbors import k_nearest
 from adlib.threshold import conformal_threshold
+from exercises import find_exercises
 from repository import ROOT
 
 PAGE = (ROOT / "book" / "teachers.md").read_text(encoding="utf-8")
@@ -215,6 +217,11 @@ def test_every_section_and_exercise_that_the_plan_names_exists() -> None:
         named = [range(int(first), int(last or first) + 1) if to == " to " else [first] + [last] * bool(last)
                  for first, to, last in re.findall(r"exercises? (\d)(?:( to | and )(\d))?", row.split("|")[5])]
         assert sum(map(len, named)) == sum(map(int, re.findall(r"(\d) exercise", counted))), row
+    for numbers_named in re.findall(r"[Ss]ections? (\d\.\d+)(?:(?:, | to | and )(\d\.\d+))*", PAGE):
+        assert all(front.minutes(number) for number in numbers_named if number)
+    for first, last, chapter in re.findall(r"exercises? (\d)(?: (?:to|and) (\d))? of (?:chapter (\d)|the fam)", PAGE):
+        (path,) = (p for p in ROOT.glob(f"notebooks/0{chapter or 0}_*.ipynb") if "quickstart" not in p.name)
+        assert int(last or first) <= len(find_exercises(nbformat.read(path, 4))), (path.name, last or first)
     for wrong in ("2.99", "9.1 to 8.2", "chapter 2"):
         with pytest.raises(ValueError, match="minutes of"):
             front.minutes(wrong)
