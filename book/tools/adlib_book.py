@@ -123,11 +123,12 @@ def depart_parameters(self: Any, node: addnodes.desc_parameterlist) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
+    app.connect("html-page-context", front.introduce, priority=900)
+    app.add_css_file("front.css", priority=900)  # after those of the settings
     app.connect("source-read", read_source)
     app.connect("autodoc-skip-member", skip_member)
     app.connect("doctree-read", let_diagrams_scroll)
     app.connect("html-page-context", without_thebe, priority=900)
-    app.connect("html-page-context", front.introduce, priority=900)
     app.add_node(nodes.entry, override=True, html=(visit_entry, None))
     app.add_node(nodes.citation, override=True, html=(visit_citation, None))
     app.add_node(addnodes.desc_parameterlist, override=True, html=(visit_parameters, depart_parameters))

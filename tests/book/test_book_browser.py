@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 from xml.etree import ElementTree
 
 import pytest
@@ -14,7 +12,7 @@ from playwright.sync_api import Browser
 
 import build
 from book_walk import need_chromium, skip_or_fail, walk
-from browser import chromium, open_file
+from browser import chromium
 from repository import ROOT
 
 PAGES = [*((f"{name}.html", "", None) for name in [*build.pages(), "genindex", "search"]),
@@ -51,18 +49,6 @@ def book() -> Path:
 def test_page(browser: Browser, book: Path, name: str, query: str, wait_for: str | None) -> None:
     problems = walk(browser, book / name, book, query, wait_for)
     assert not problems, "\n" + "\n".join(problems)
-
-
-def test_the_front_page_is_light(browser: Browser, book: Path) -> None:
-    """What it loads, not compressed, is below 1 MB, and nothing of the search or of mathematics is in it."""
-    files: list[Path] = []
-    with browser.new_page(viewport={"width": 1280, "height": 900}) as page:
-        page.on("request", lambda r: files.append(Path(url2pathname(urlsplit(r.url).path))))
-        open_file(page, book / "book" / "index.html")
-        page.wait_for_load_state("networkidle")
-    sizes = {path.name: path.stat().st_size for path in files if path.is_file()}
-    assert sum(sizes.values()) < 1_000_000, sorted(sizes.items(), key=lambda item: -item[1])[:8]
-    assert "index.html" in sizes and "tex-svg.js" not in sizes
 
 
 def test_a_missing_browser_is_an_error_in_ci_alone(monkeypatch: pytest.MonkeyPatch) -> None:
