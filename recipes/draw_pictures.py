@@ -78,7 +78,7 @@ def draw_examples(found: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
         for name, shown in ((product, None), (f"{product}-marked", relative)):
             figure = bare(SIDE, SIDE, dpi=180)
             draw(panel(figure, 0, 0, 1, 1), part, shown)
-            figure.savefig(STATIC / f"example-{name}.jpg", pil_kwargs={"quality": 72, "optimize": True})
+            figure.savefig(STATIC / f"example-{name}.jpg", pil_kwargs={"quality": 68, "optimize": True})
             plt.close(figure)
 
 

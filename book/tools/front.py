@@ -163,7 +163,7 @@ def introduce(app: Sphinx, name: str, template: str, context: dict[str, Any], do
     said = {"description": short(first.astext())} if first else {}
     base, place = app.config.html_baseurl, context["pathto"]
     picture = urljoin(base, "_static/preview.jpg") if base else place("_static/preview.jpg", 1)
-    shared = {"title": re.sub("<[^>]*>", "", context.get("title", "")) or context["docstitle"], "type": "article",
+    shared = {"title": re.sub("<[^>]*>", "", context.get("title", "")) or context["docstitle"], "type": "website",
               "site_name": context["docstitle"], "image": picture, **said}  # fmt: skip
     lines = [f'<meta name="{key}" content="{escape(value)}" />' for key, value in said.items()]
     lines += [f'<meta property="og:{key}" content="{escape(value)}" />' for key, value in shared.items()]
