@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -163,8 +164,9 @@ def introduce(app: Sphinx, name: str, template: str, context: dict[str, Any], do
     said = {"description": short(first.astext())} if first else {}
     base, place = app.config.html_baseurl, context["pathto"]
     picture = urljoin(base, "_static/preview.jpg") if base else place("_static/preview.jpg", 1)
-    shared = {"title": re.sub("<[^>]*>", "", context.get("title", "")) or context["docstitle"], "type": "website",
-              "site_name": context["docstitle"], "image": picture, **said}  # fmt: skip
+    title = unescape(re.sub("<[^>]*>", "", context.get("title", "")))  # which is HTML
+    shared = {"title": title or context["docstitle"], "type": "website", "site_name": context["docstitle"],
+              "image": picture, **said}  # fmt: skip
     lines = [f'<meta name="{key}" content="{escape(value)}" />' for key, value in said.items()]
     lines += [f'<meta property="og:{key}" content="{escape(value)}" />' for key, value in shared.items()]
     lines += [f'<link rel="icon" type="image/svg+xml" href="{place("_static/logo.svg", 1)}" />']
