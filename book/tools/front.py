@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import cache
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,7 @@ PASSAGE = re.compile(r"(\d)\.(\d+)(?: to \1\.(\d+))?|(\d) exercises?|00_quicksta
 FOLDED = re.compile(r"<details>.*?</details>|^```.*?^```|!\[[^\]]*\]\([^)]*\)", re.S | re.M)
 
 
+@cache
 def sections(chapter: str) -> dict[str, str]:
     """The text of a chapter, such as "2", by section, "2.1"."""
     (path,) = (path for path in ROOT.glob(f"notebooks/0{chapter}_*.ipynb") if "quickstart" not in path.name)
