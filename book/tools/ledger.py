@@ -31,6 +31,7 @@ class EquationTest(NamedTuple):
     tag: str  # as given to the mark
     function: str
     where: str  # path::name
+    source: str
 
 
 def read_equations(root: Path = ROOT) -> list[Equation]:
@@ -48,8 +49,8 @@ def read_tests(root: Path = ROOT) -> list[EquationTest]:
     """The `@equation` marks under tests/equations/. ValueError for one that pytest would not run or we cannot read."""
     found = []
     for path in sorted((root / "tests" / "equations").rglob("*.py")):
-        name = path.relative_to(root).as_posix()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), filename=name)):
+        name, text = path.relative_to(root).as_posix(), path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(text, filename=name)):
             for mark in getattr(node, "decorator_list", []):
                 if not (isinstance(mark, ast.Call) and ast.unparse(mark.func).split(".")[-1] == "equation"):
                     continue
@@ -60,7 +61,8 @@ def read_tests(root: Path = ROOT) -> list[EquationTest]:
                     raise ValueError(f'{where}: expected @equation("2.3", function="adlib.…"), both literal strings')
                 if isinstance(node, ast.ClassDef) or not {path.name[:5], node.name[:5]} == {"test_"}:
                     raise ValueError(f"{where}: pytest does not run it; expected a function test_… in a file test_….py")
-                found.append(EquationTest(*(part.value for part in given), where))
+                lines = text.splitlines()[node.decorator_list[0].lineno - 1:node.end_lineno]
+                found.append(EquationTest(*(part.value for part in given), where, "\n".join(lines)))
     return found
 
 
@@ -89,11 +91,15 @@ def problems(equations: list[Equation], tests: list[EquationTest]) -> list[str]:
 
 
 def page(equations: list[Equation], tests: list[EquationTest]) -> str:
-    """The ledger as MyST Markdown, a heading for each chapter."""
+    """The ledger as MyST Markdown, a heading for each chapter. A number and a function become links, a test unfolds."""
     lines = [f"Numbered equations: {len(equations)}. Tests of them: {len(tests)}."]
     for chapter in dict.fromkeys(equation.chapter for equation in equations):
         lines += ["", f"## [](../notebooks/{chapter}.ipynb)"]
         for equation in [equation for equation in equations if equation.chapter == chapter]:
             lines += ["", f"**({equation.tag})**", "", "$$", equation.formula, "$$", ""]
-            lines += [f"- `{test.function}`, tested by `{test.where}`" for test in tests if test.tag == equation.tag]
+            for test in (test for test in tests if test.tag == equation.tag):
+                function = pkgutil.resolve_name(test.function)  # the API pages have it where it is defined
+                lines += [f"{{py:obj}}`{test.function} <{function.__module__}.{function.__qualname__}>`", "",
+                          "<details>", f"<summary>tested by <code>{test.where}</code></summary>", "",
+                          "```python", test.source, "```", "</details>", ""]
     return "\n".join(lines) + "\n"

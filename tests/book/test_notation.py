@@ -147,8 +147,10 @@ def test_a_mark_that_would_not_be_run_or_read(tmp_path: Path, old: str, new: str
 def test_a_ledger_in_order_and_its_page(tmp_path: Path, library: None) -> None:
     equations, tests = ledger.read_equations(write(tmp_path)), ledger.read_tests(tmp_path)
     assert [equation.tag for equation in equations] == ["2.1", "2.2"] and ledger.problems(equations, tests) == []
-    entry = "**(2.1)**\n\n$$\na = b\n$$\n\n- `ledger_sample.first`, tested by `tests/equations/test_a.py::test_first`"
-    assert entry in ledger.page(equations, tests)
+    page = ledger.page(equations, tests)
+    assert "**(2.1)**\n\n$$\na = b\n$$\n\n{py:obj}`ledger_sample.first <ledger_sample.first>`\n\n<details>\n" in page
+    assert f"<code>tests/equations/test_a.py::test_first</code></summary>\n\n```python\n{tests[0].source}\n```" in page
+    assert tests[0].source.startswith("@") and "def test_first" in tests[0].source
 
 
 def test_the_book_keeps_to_its_notation_and_its_equations_and_tests_fit() -> None:
