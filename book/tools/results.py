@@ -18,6 +18,7 @@ from typing import Any
 from adlib.evaluation import over_seeds
 from adlib.factory import PRODUCTS
 from adlib.metrics import mean_interval
+from charts import Chart, draw
 from repository import ROOT
 
 # Where the measurements lie under benchmarks/, by the name of the report.
@@ -344,9 +345,33 @@ TABLES: dict[str, Callable[[Path], list[str]]] = {
 }
 
 
+CHARTS = {
+    "real": Chart(("image AUROC",), "{detector}", "{data}", "published",
+                  says="Dots are means, lines their 95 % intervals, bars what others published."),
+    "patchcore": Chart(("image AUROC",), "{backbone}", "{data}"),
+    "aspect": Chart(("image AUROC",), "{read as}", "{strips of four pictures}"),
+    "false alarms": Chart(("false alarms",), "{rule}, {K}", "pictures of a part: {pictures of a part}; n = {n}",
+                          "promised", says="Dots are shares, lines their 95 % intervals, squares what is promised. "
+                          "Behind the rule stands K."),
+    "comparison": Chart(("structural", "logical"), "{detector}", "{data}", about="image AUROC"),
+    "simplenet": Chart(("image AUROC, last epoch",), "{learning rate}, {epochs} epochs", "{data}"),
+    "efficientad": Chart(("EfficientAD", "its student's map", "its autoencoder's map", "PatchCore"), "",
+                         "{data}, {anomalies}", about="image AUROC"),
+    "spd fair": Chart(("image AUROC",), "{weights}"),
+    "spd": Chart(("image AUROC on board",), "{SPD}", "{objective}"),
+    "factory": Chart(("board", "fabric", "kit, structural", "kit, logical", "washer"), "{image AUROC}",
+                     about="image AUROC"),
+    "speed": Chart(("ratio",), "{computation}; beside {beside it, in the same run}",
+                   says="How many times as fast adlib is as what ran beside it, on a logarithmic scale.", log=True),
+}
+
+
 def text(name: str, benchmarks: Path = ROOT / "benchmarks") -> str:
-    """A table of `TABLES` as Markdown."""
-    return UNBROKEN.sub(lambda found: found[0].replace(" ", "\u00a0"), "\n".join(TABLES[name](benchmarks)))
+    """A table of `TABLES` as Markdown, below its chart where it has one."""
+    lines = TABLES[name](benchmarks)
+    table_lines = [line for line in lines if line.startswith("|")]
+    shown = [draw(table_lines, CHARTS[name]), *lines] if name in CHARTS else lines
+    return UNBROKEN.sub(lambda found: found[0].replace(" ", "\u00a0"), "\n".join(shown))
 
 
 if __name__ == "__main__":
