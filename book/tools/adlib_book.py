@@ -15,14 +15,19 @@ from typing import Any
 
 import nbformat
 from docutils import nodes
+from fontTools import subset
 from nbformat import NotebookNode
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.config import Config
 
 import front
+import errata
 import ledger
 import results
+import signposts
 import status
+from lists import SCROLLS, Lists
 from repository import ROOT, with_local_pictures
 
 CHAPTERS = Path(os.environ.get("ADLIB_CHAPTERS") or ROOT / "notebooks")
@@ -65,7 +70,14 @@ def parts() -> dict[str, Callable[[], str]]:
 
 def read_source(app: Sphinx, docname: str, source: list[str]) -> None:
     if docname.startswith("notebooks/"):
-        notebook = nbformat.read(CHAPTERS / f"{Path(docname).name}.ipynb", as_version=4)
+        name = f"{Path(docname).name}.ipynb"
+        notebook = nbformat.read(CHAPTERS / name, as_version=4)
+        # What is said about a cell, such as the caption of its figure, is no reason to run the chapter again.
+        said = {cell.id: cell.metadata for cell in nbformat.read(ROOT / "notebooks" / name, as_version=4).cells}
+        for cell in notebook.cells:
+            cell.metadata = said.get(cell.id, cell.metadata)
+        if "errata" in name:
+            errata.add_overview(notebook)
         for_reading(notebook)
         source[0] = nbformat.writes(notebook)
     elif GENERATED.search(source[0]):
@@ -74,6 +86,11 @@ def read_source(app: Sphinx, docname: str, source: list[str]) -> None:
             if name not in known:
                 raise ValueError(f"{docname}.md: <!-- generated: {name} -->: expected one of {', '.join(known)}")
         source[0] = front.with_minutes(GENERATED.sub(lambda m: known[m[1]](), source[0]))
+
+
+def without_numbers(app: Sphinx, config: Config) -> None:
+    """Jupyter Book would count the figures of all pages in one row; signposts.py counts those of a chapter."""
+    config["numfig"] = False
 
 
 def skip_member(app: Sphinx, what: str, name: str, value: Any, skip: bool, options: Any) -> bool | None:
@@ -85,13 +102,44 @@ def let_diagrams_scroll(app: Sphinx, document: nodes.document) -> None:
     """A diagram scrolls on a phone. The theme lets the keyboard reach what has this class, where it does scroll."""
     for image in document.findall(nodes.image):
         if image["uri"].endswith(".svg") and isinstance(image.parent, nodes.paragraph):
-            image.parent["classes"].append("pst-scrollable-table-container")
+            image.parent["classes"].append(SCROLLS)
 
 
-def without_thebe(app: Sphinx, name: str, template: str, context: dict[str, Any], document: Any) -> None:
-    """Thebe, which runs cells on a server, is not used here. Its script stands twice, and the second one fails."""
-    context["script_files"] = [file for file in context["script_files"]
-                               if "thebe" not in f"{file}{getattr(file, 'attributes', '')}".lower()]
+def scripts(app: Sphinx, name: str, template: str, context: dict[str, Any], document: Any) -> None:
+    """Thebe, which runs cells on a server, is not used here. Its script stands twice, and the second one fails.
+
+    MathJax is 2.1 MB, so only a page with mathematics loads it; Sphinx adds it to every page that lists such a page.
+    """
+    unused = ["thebe"] if app.env.get_domain("math").data["has_equations"].get(name) else ["thebe", "mathjax"]
+    context["script_files"] = [file for file in context["script_files"] if not any(
+        word in f"{file}{getattr(file, 'attributes', '')}".lower() for word in unused)]
+
+
+ICONS = """@font-face {{ font-family: "Font Awesome 6 Free"; font-weight: 900; font-display: block;
+  src: url(icons.woff); unicode-range: {}; }}
+"""
+
+
+def write_icons(app: Sphinx, error: Exception | None) -> None:
+    """A font of the icons that the book uses, 4 kB. The theme loads all there are, 1.5 MB: templates/layout.html."""
+    if error or app.builder.format != "html":
+        return
+    static = Path(app.outdir, "_static")
+    styles = "".join(path.read_text(encoding="utf-8") for path in sorted((static / "styles").glob("*.css")))
+    pages = "".join(path.read_text(encoding="utf-8") for path in Path(app.outdir).rglob("*.html"))
+    used = {icon for names in re.findall(r'class="([^"]*\bfa[sb]?[ -][^"]*)"', pages) for icon in names.split()}
+    rules = re.findall(r'((?:\.fa-[\w-]+:before,?)+)\{content:"\\(\w+)"', styles)
+    codes = {int(code, 16) for names, code in rules if used & set(re.findall(r"fa-[\w-]+", names))}
+    # Those that the style sheets name themselves, in boxes and for what unfolds, and the one of the scripts: a cross.
+    codes |= {ord(icon) for icon in re.findall(r'--pst-icon[\w-]+: ?"(.)"', styles)} | {0xF107, 0xF00D}
+    options = subset.Options(flavor="woff")
+    font = subset.load_font(static / "vendor/fontawesome/webfonts/fa-solid-900.ttf", options)
+    small = subset.Subsetter(options)
+    small.populate(unicodes=codes)
+    small.subset(font)
+    subset.save_font(font, static / "icons.woff", options)
+    ranges = ", ".join(f"U+{code:X}" for code in sorted(codes))
+    (static / "icons.css").write_text(ICONS.format(ranges), encoding="utf-8")
 
 
 def visit_entry(self: Any, node: nodes.entry) -> None:
@@ -125,13 +173,20 @@ def depart_parameters(self: Any, node: addnodes.desc_parameterlist) -> None:
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("html-page-context", front.introduce, priority=900)
     app.add_css_file("front.css", priority=900)  # after those of the settings
+    app.connect("config-inited", without_numbers, priority=900)
     app.connect("source-read", read_source)
     app.connect("autodoc-skip-member", skip_member)
     app.connect("doctree-read", let_diagrams_scroll)
-    app.connect("html-page-context", without_thebe, priority=900)
+    app.connect("doctree-read", signposts.name_equations)
+    app.add_post_transform(signposts.Signposts)
+    app.add_post_transform(Lists)
+    app.connect("html-page-context", scripts, priority=900)
+    app.connect("build-finished", write_icons)
     app.add_node(nodes.entry, override=True, html=(visit_entry, None))
     app.add_node(nodes.citation, override=True, html=(visit_citation, None))
     app.add_node(addnodes.desc_parameterlist, override=True, html=(visit_parameters, depart_parameters))
     app.add_js_file(None, body=SUMMARY)
+    app.add_js_file("tables.js", loading_method="defer")
+    app.add_css_file("icons.css")
     app.config.templates_path.append(str(Path(__file__).with_name("templates")))
     return {"parallel_read_safe": True, "parallel_write_safe": True}
