@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page
 
 from browser import MISSING, find_chromium, open_file
 
-DESK, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+DESK, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 780}
 # Without preload, axe would fetch the style sheets once more, which a browser refuses for a file on disk. Only an
 # experimental rule, which is off by default, reads them.
 AXE: dict[str, Any] = {"resultTypes": ["violations"], "preload": False}
@@ -59,6 +59,13 @@ WIDE = """() => {
       wide.push(e.outerHTML.slice(0, 100));
   return 'scrolls sideways, ' + page.scrollWidth + ' pixels wide: ' + wide.slice(-3).join(' … ');
 }"""
+# A table that is wider than its place scrolls in a box that says so, to the eye and to a screen reader.
+TABLES = """() => [...document.querySelectorAll('main table:not(.genindextable)')].filter(table => {
+  const box = table.closest('.pst-scrollable-table-container');
+  const says = box?.getAttribute('role') === 'region' && box.tabIndex === 0 && box.ariaLabel &&
+    getComputedStyle(box, '::before').content.includes('more to the right');
+  return !box || (table.checkVisibility() && box.scrollWidth > box.clientWidth + 1 && !says);
+}).map(table => table.textContent.trim().slice(0, 60))"""
 
 # A word of code has its colour from its class. Each class is measured once on a page, not a thousand times:
 # the others keep their place, but axe passes over what cannot be seen.
@@ -132,5 +139,6 @@ def walk(browser: Browser, path: Path, book: Path, query: str = "", wait_for: st
         page.wait_for_timeout(800)  # 300 ms later, the theme lets the keyboard reach what has begun to scroll
         if wide := page.evaluate(WIDE):
             found.append(f"on a phone: {wide}")
+        found += [f"on a phone: a table in no box that scrolls and says so: {text}" for text in page.evaluate(TABLES)]
         found += axe_problems(page, "phone")
     return found

@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 from xml.etree import ElementTree
 
 import pytest
 from playwright.sync_api import Browser
 
 import build
+import ledger
 from book_walk import need_chromium, skip_or_fail, walk
-from browser import chromium
+from browser import chromium, open_file
 from repository import ROOT
 
 PAGES = [*((f"{name}.html", "", None) for name in [*build.pages(), "genindex", "search"]),
@@ -51,6 +54,23 @@ def test_page(browser: Browser, book: Path, name: str, query: str, wait_for: str
     assert not problems, "\n" + "\n".join(problems)
 
 
+def test_the_front_page_is_light(browser: Browser, book: Path) -> None:
+    loaded: set[Path] = set()
+    with browser.new_page() as page:
+        page.on("request", lambda r: loaded.add(Path(url2pathname(urlsplit(r.url).path))))
+        open_file(page, book / "book" / "index.html")
+        page.wait_for_load_state("networkidle")
+    assert book / "_static" / "icons.woff" in loaded and "tex-svg.js" not in {path.name for path in loaded}
+    assert sum(path.stat().st_size for path in loaded) < 1_000_000
+
+
+def test_the_ledger_links_every_equation_and_every_function(book: Path) -> None:
+    page = (book / "book" / "ledger.html").read_text(encoding="utf-8")
+    tags = [equation.tag.replace(".", "-") for equation in ledger.read_equations()]
+    assert [tag for tag in tags if not re.search(rf'href="[^"]*#eq-{tag}"', page)] == []
+    assert len(re.findall(r'<a [^>]*href="api/\w+\.html#adlib\.[^>]*><code', page)) == len(ledger.read_tests())
+
+
 def test_a_missing_browser_is_an_error_in_ci_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     for ci, outcome in (("true", pytest.fail.Exception), ("", pytest.skip.Exception)):
@@ -78,6 +98,7 @@ DEFECTS = [[], [  # a sound page, then one on which a wide part scrolls by itsel
     (END, "<script>throw Error('broken')</script></main>", "page error: broken"),
     (END, '<script src="missing.js"></script></main>', "failed request: file:"),
     (END, '<div style="margin-left: -3rem">lost</div></main>', "on a phone: cut off on the left: lost"),
+    (END, "<table><tr><td>one</td></tr></table></main>", "on a phone: a table in no box that scrolls and says so: one"),
 ], [
     ('href="#top"', 'href="../page.html"', "broken link: ../page.html"),
     (SCRIPT, "", "equation: MathJax did not set"),
