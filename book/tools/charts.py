@@ -74,7 +74,7 @@ def draw(table: list[str], chart: Chart) -> str:
     found = dots(table, chart)
     ends = [end for dot in found for end in (dot.low, dot.high, *dot.mark)]
     at, ticks = scale(min(ends), max(ends), chart.log)
-    grid = "".join(f'<line class="grid" x1="{at(tick)}" x2="{at(tick)}" y1="0" y2="100%"/>' for tick in ticks)
+    grid = "".join(f'<line class="grid" x1="{at(tick)}" x2="{at(tick)}" y1="-25%" y2="125%"/>' for tick in ticks)
     what = f"{chart.about or ', '.join(chart.values)}. {chart.says}"
     what = what[0].upper() + what[1:]
     lines, group = [f'<div class="chart" role="img" aria-label="Chart of the table below. {escape(what)}">',
