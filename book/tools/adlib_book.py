@@ -21,8 +21,8 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
 
-import front
 import errata
+import front
 import ledger
 import results
 import signposts
