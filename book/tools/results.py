@@ -131,6 +131,31 @@ def real(benchmarks: Path) -> list[str]:
     return table(["data", "detector", "seeds", *METRICS.values(), "published"], rows)
 
 
+def sizes(benchmarks: Path) -> list[str]:
+    """Image sizes and features for the shipped weights, on what may be used for choosing."""
+    report = read_report(benchmarks, "sizes")
+    names = {**{p: f"`{p}`" for p in PRODUCTS}, "tiles set apart": "tiles set apart"}
+    rows = []
+    for r in report["table"]:
+        parts = [name.split(", ") for name in r["candidate"]]
+        name = "; ".join(f"{pixels}: {layers}" for pixels, layers, _ in parts)
+        rows.append([name + " (**chosen**)" * (r["candidate"] == report["chosen"]), parts[0][2],
+                     *(f"{r['image_auroc'][n]:.3f}" for n in names), f"{r['figure']:.3f}", f"{r['network']:.1f}",
+                     f"{r['search']:.1f}"])
+    return table(["pixels: layers", "score", *names.values(), "figure", "network", "search"], rows)
+
+
+def sizes_real(benchmarks: Path) -> list[str]:
+    """The chosen candidate and the usual size, with equal banks, on real parts."""
+    names, rows = {"bottle": "MVTec AD, bottle", "screw": "MVTec AD, screw"} | DATA_NAMES, []
+    for name, runs in read_report(benchmarks, "sizes")["reported"].items():
+        for way in ("one size", "chosen"):
+            those = [r for r in runs if r["way"] == way]
+            rows.append([names[name], "224" if way == "one size" else "160 and 320", len(those),
+                         over_seeds(those, same_images=True)])
+    return table(["data", "pixels", "seeds", "image AUROC"], rows)
+
+
 def published(benchmarks: Path) -> list[str]:
     """What others have published."""
     report = json.loads((benchmarks / "published.json").read_text(encoding="utf-8"))
@@ -337,17 +362,18 @@ def speed_measured(benchmarks: Path) -> list[str]:
 TABLES: dict[str, Callable[[Path], list[str]]] = {
     **{make.__name__.replace("_", " "): make for make in (
         real, patchcore, patchcore_measured, aspect, false_alarms, comparison, comparison_cost, simplenet, efficientad,
-        efficientad_gain, spd, spd_fair, backbones, published, speed, speed_measured, factory, factory_kinds,
+        efficientad_gain, spd, spd_fair, backbones, sizes, sizes_real, published, speed, speed_measured, factory, factory_kinds,
         factory_speed)},
     **{f"{name.replace('_', ' ')} measured": lambda benchmarks, name=name: measured(read_report(benchmarks, name))
        for name in ("comparison", "simplenet", "efficientad", "spd", "spd_fair", "backbones", "factory", "aspect",
-                    "false_alarms", "real")},
+                    "false_alarms", "real", "sizes")},
 }
 
 
 CHARTS = {
     "real": Chart(("image AUROC",), "{detector}", "{data}", "published",
                   says="Dots are means, lines their 95 % intervals, bars what others published."),
+    "sizes real": Chart(("image AUROC",), "{pixels}", "{data}"),
     "patchcore": Chart(("image AUROC",), "{backbone}", "{data}"),
     "aspect": Chart(("image AUROC",), "{read as}", "{strips of four pictures}"),
     "false alarms": Chart(("false alarms",), "{rule}, {K}", "pictures of a part: {pictures of a part}; n = {n}",
