@@ -362,8 +362,8 @@ def speed_measured(benchmarks: Path) -> list[str]:
 TABLES: dict[str, Callable[[Path], list[str]]] = {
     **{make.__name__.replace("_", " "): make for make in (
         real, patchcore, patchcore_measured, aspect, false_alarms, comparison, comparison_cost, simplenet, efficientad,
-        efficientad_gain, spd, spd_fair, backbones, sizes, sizes_real, published, speed, speed_measured, factory, factory_kinds,
-        factory_speed)},
+        efficientad_gain, spd, spd_fair, backbones, sizes, sizes_real, published, speed, speed_measured, factory,
+        factory_kinds, factory_speed)},
     **{f"{name.replace('_', ' ')} measured": lambda benchmarks, name=name: measured(read_report(benchmarks, name))
        for name in ("comparison", "simplenet", "efficientad", "spd", "spd_fair", "backbones", "factory", "aspect",
                     "false_alarms", "real", "sizes")},
