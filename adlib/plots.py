@@ -1,8 +1,8 @@
 """Pictures of results: image grids with anomaly maps, score histograms, ROC curves, coreset coverage, ablations.
 
-Every function returns a matplotlib ``Figure`` that is unknown to pyplot. As the last expression of a notebook cell it
-shows itself once; nothing has to be closed and no global setting is changed. ``figure.savefig("name.pdf")`` writes it
-to a file. Arrays, lists and torch tensors (on any device) are accepted.
+Every function but `playable` returns a matplotlib ``Figure`` that is unknown to pyplot. As the last expression of a
+notebook cell it shows itself once; nothing has to be closed and no global setting is changed.
+``figure.savefig("name.pdf")`` writes it to a file. Arrays, lists and torch tensors (on any device) are accepted.
 
 Figures are opaque white with dark text, so they look the same on a light page, on a dark page and on paper. Colours
 are those of Okabe and Ito, which colour-blind readers can tell apart; hatching, markers or line styles differ too, so
@@ -11,6 +11,9 @@ that a greyscale print loses nothing.
 
 from __future__ import annotations
 
+import base64
+import html
+import json
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
@@ -34,6 +37,7 @@ ANOMALOUS = ("#E69F00", "#D55E00", "#F0E442", "#009E73", "#56B4E9", "#CC79A7", "
 HATCHES = ("//", "..", "\\\\", "xx", "--")
 LINES = ((NORMAL, "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#E69F00", ":"))
 MAP_COLOURS = colormaps["inferno"]  # lightness grows with the value, so it survives a greyscale print
+PLAYS = ("coreset", "field", "mix", "noise", "threshold", "wipe")  # what book/_static/play.js can draw
 HALO: list[patheffects.AbstractPathEffect] = [patheffects.withStroke(linewidth=3, foreground="black")]
 
 
@@ -46,10 +50,10 @@ class _Figure(Figure):
     photographs = False
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        full, picture, kind = BytesIO(), BytesIO(), "jpeg" if self.photographs else "png"
+        full, picture, kind = BytesIO(), BytesIO(), "jpeg" if getattr(self, "photographs", False) else "png"
         self.savefig(full, format="png", bbox_inches="tight")
         drawn = Image.open(full).convert("RGB")
-        if self.photographs:
+        if kind == "jpeg":
             drawn.save(picture, kind, quality=72, optimize=True)
         else:
             drawn.quantize(256, dither=Image.Dither.NONE).save(picture, kind, optimize=True)
@@ -362,6 +366,99 @@ def bars(
     ax.set(ylim=(len(names) - 0.5, -0.5), xlabel=label)
     ax.grid(axis="x", color="#DDDDDD", lw=0.6)
     return figure
+
+
+class Playable:
+    """What `playable` returns. As the last expression of a notebook cell it shows itself."""
+
+    def __init__(self, kind: str, markup: str) -> None:
+        self.kind, self.markup = kind, markup
+
+    def __repr__(self) -> str:
+        return f"Playable({self.kind!r})"
+
+    def _repr_html_(self) -> str:
+        return self.markup
+
+
+def playable(
+    kind: str, data: Mapping[str, Any], fallback: Figure, *, alt: str, title: str, caption: str = "", digits: int = 3
+) -> Playable:
+    """A figure that the built book lets readers move, and everywhere else is the still picture `fallback`.
+
+    The output is one HTML element with the picture and the data. In the book, ``book/_static/play.js`` finds it and
+    draws the controls; it needs nothing else. On Colab, on paper and without scripts the picture stays.
+
+    Parameters
+    ----------
+    kind : str
+        One of ``PLAYS``. What data each needs is said in play.js.
+    data : mapping
+        Numbers, texts, lists, arrays, tensors and mappings of these. A uint8 array is packed, and a PIL image becomes
+        a JPEG.
+    fallback : Figure
+        A still picture that says the same without being moved.
+    alt, title, caption : str
+        What the picture shows, for who cannot see it; the name of the figure; what it tells.
+    digits : int
+        Floats are rounded to so many digits after the point.
+
+    Returns
+    -------
+    Playable
+
+    Raises
+    ------
+    ValueError
+        Where the kind is unknown, alt or title is empty, or a number is NaN or infinite.
+    """
+    if kind not in PLAYS:
+        raise ValueError(f"kind is {kind!r}; expected one of {', '.join(PLAYS)}.")
+    if not alt.strip() or not title.strip():
+        raise ValueError("alt and title must say something: a reader may not see the picture.")
+    stored = json.dumps(_plain(data, "data", digits), separators=(",", ":"), ensure_ascii=False)
+    stored = stored.replace("<", "\\u003c")  # so that no text in it ends the script
+    shown = _Figure._repr_mimebundle_(fallback)  # pyrefly: ignore
+    mime, picture = next(item for item in shown.items() if item[0].startswith("image/"))
+    source = f"data:{mime};base64,{base64.b64encode(picture).decode()}"
+    return Playable(
+        kind,
+        f'<figure class="adlib-play" data-play="{kind}" data-title="{html.escape(title)}">\n'
+        f'<img alt="{html.escape(alt)}" src="{source}">\n'
+        f"<figcaption><strong>{html.escape(title)}.</strong> {html.escape(caption)}</figcaption>\n"
+        f'<script type="application/json">{stored}</script>\n</figure>',
+    )
+
+
+def as_image(image: Any) -> Image.Image:
+    """A picture (3, H, W) or plane (H, W) with values in [0, 1], for `playable`.
+
+    Raises
+    ------
+    ValueError
+        Where the shape is another one or a value lies outside [0, 1].
+    """
+    return Image.fromarray(np.round(255 * _picture(image, "image")).astype(np.uint8))
+
+
+def _plain(value: Any, name: str, digits: int) -> Any:
+    """What JSON can hold, small: rounded numbers, packed bytes, pictures as JPEG."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part, f"{name}[{key!r}]", digits) for key, part in value.items()}
+    if isinstance(value, Image.Image):
+        value.convert("RGB").save(stored := BytesIO(), "jpeg", quality=72, optimize=True)
+        return f"data:image/jpeg;base64,{base64.b64encode(stored.getvalue()).decode()}"
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(part, f"{name}[{i}]", digits) for i, part in enumerate(value)]
+    numbers = _array(value)
+    if numbers.dtype == np.uint8:
+        return {"shape": list(numbers.shape), "bytes": base64.b64encode(numbers.tobytes()).decode()}
+    if numbers.dtype.kind not in "biuf" or not np.isfinite(numbers).all():
+        raise ValueError(f"{name} is {value!r}; expected finite numbers, text, pictures or lists of these.")
+    rounded = numbers if numbers.dtype.kind in "biu" else np.round(numbers.astype(float), digits) + 0.0  # no -0.0
+    return rounded.tolist()
 
 
 def _array(values: Any) -> np.ndarray:

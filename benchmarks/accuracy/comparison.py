@@ -3,6 +3,7 @@
     python -m benchmarks.accuracy.comparison                # scores: the factory's four products, three seeds, six ways
     python -m benchmarks.accuracy.comparison --root DATA    # bottle as well, from DATA/mvtec_ad
     python -m benchmarks.accuracy.comparison --cost         # time and memory; nothing else should run
+    python -m benchmarks.accuracy.comparison --maps         # maps for a figure: seed 0, the three detectors
 
 Every way sees the same 200 training images (bottle: 209) and the same test images; EfficientAD holds a tenth of the
 training images out. A factory run draws its pictures from the run's seed, which is the detector's seed as well. The
@@ -14,12 +15,15 @@ reach.
 
 The score of each test image is kept, so that the chapter can draw images again and compare ways pair by pair.
 Scores go to comparison_scores.json, figures to comparison.json. A run that is there is not done again.
+`--maps` fits the three detectors of seed 0 again and keeps, in comparison_maps.json, the anomaly map of the first test
+image of each kind, small. A map is in hundredths of its own limit: 5 % of the good test images have a peak above it.
 Each run is one process on one thread; "cpu_seconds" is its processor time for fitting, and no timing of a quiet
 machine: that is `--cost`, with two threads, each way in a process of its own.
 """
 
 from __future__ import annotations
 
+import base64
 import multiprocessing
 import os
 import resource
@@ -32,6 +36,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
 
 from adlib import EfficientAD, PatchCore, SimpleNet
 from adlib.datasets import Sample, SyntheticFactory, hold_out, in_memory
@@ -45,6 +50,7 @@ from benchmarks.accuracy.spd import STEPS, WIDTH, trained
 
 WAYS = ("patchcore", "simplenet", "efficientad", "patchcore_128", "base", "spd")
 DIGITS = 6  # of a score that is kept
+SIDE = 40  # of a map that is kept
 
 
 def backbone(variant: str, seed: int, folder: Path) -> ResNet18:
@@ -93,6 +99,18 @@ def run(way: str, name: str, seed: int, train: list[Sample], test: list[Sample],
             "scores": [float(f"{s:.{DIGITS}g}") for s in prediction.scores]}  # fmt: skip
 
 
+def small_maps(way: str, name: str, train: list[Sample], test: list[Sample], before: list[float]) -> dict[str, Any]:
+    """The map of the first test image of each kind, by its number, as bytes: 100 is the limit of the good images."""
+    prediction = fit(way, make(way, 0, Path()), train, 0).predict(test)
+    maps = torch.stack([F.adaptive_avg_pool2d(torch.as_tensor(m)[None], SIDE)[0] for m in prediction.maps])
+    limit = float(np.quantile(maps[[s.label == 0 for s in test]].amax((1, 2)), 0.95))
+    first = {s.kind: i for i, s in reversed(list(enumerate(test)))}
+    return {"data": name, "way": way, "limit": limit,
+            "largest_change_of_a_score": float(np.abs(prediction.scores - before).max()),
+            "maps": {i: base64.b64encode((100 * maps[i] / limit).round().clamp(0, 255).byte().numpy()).decode()
+                     for i in sorted(first.values())}}  # fmt: skip
+
+
 def cost(way: str, seed: int, folder: Path, answer: Any) -> None:
     """Fit on 200 boards, then score one image at a time and sixteen: in a process of its own, for the peak memory."""
     torch.set_num_threads(2)
@@ -139,6 +157,7 @@ def main() -> None:
     parser = common.arguments(__doc__, Path(__file__).with_suffix(".json"), data=[*PRODUCTS, "bottle"], seeds=range(3))
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--cost", action="store_true")
+    parser.add_argument("--maps", action="store_true")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "adlib_spd_backbones")
     args = parser.parse_args()
     scores_at = args.out.with_stem(args.out.stem + "_scores")
@@ -151,6 +170,8 @@ def main() -> None:
         return save(args.out, report)
     torch.set_num_threads(1)
     names = args.data or [*PRODUCTS, *(["bottle"] if args.root else [])]
+    if args.maps:
+        return keep_maps(args.out.with_stem(args.out.stem + "_maps"), names, args.ways, kept["scores"])
     for seed in args.seeds:
         for name in names:
             done = {r["way"] for r in report["results"] if (r["data"], r["seed"]) == (name, seed)}
@@ -169,6 +190,20 @@ def main() -> None:
                 save(args.out, report)
                 parts = {k: round(found[k]["value"], 4) for k in ("structural", "logical") if k in found}
                 print(name, seed, way, parts, found["cpu_seconds"], "s", flush=True)
+
+
+def keep_maps(out: Path, names: list[str], ways: list[str], scores: dict[str, list[float]]) -> None:
+    report = common.read(out, {"results": []})
+    for name in names:
+        samples = None
+        for way in [way for way in WAYS[:3] if way in ways]:
+            if not any((r["data"], r["way"]) == (name, way) for r in report["results"]):
+                samples = samples or tuple(in_memory(part) for part in common.load(name, 0, None))
+                report["results"].append(small_maps(way, name, *samples, scores[f"{name} 0 {way}"]))
+                common.write(out, {"name": "comparison, maps of some test images, seed 0, in hundredths of the limit",
+                                   "command": common.command("--maps"), "versions": common.versions(), "side": SIDE,
+                                   **report}, compact=True)  # fmt: skip
+                print(name, way, {k: v for k, v in report["results"][-1].items() if k != "maps"}, flush=True)
 
 
 def save(out: Path, report: dict[str, Any]) -> None:
