@@ -21,7 +21,7 @@
   const set = (element, attributes) => fill(element, attributes, []);
   const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
   const fixed = (x, digits) => x.toFixed(digits).replace("-", "−");
-  const percent = share => `${fixed(100 * share, 1).replace(/\.0$/, "")} %`;
+  const percent = share => `${fixed(100 * share, 1).replace(/\.0$/, "")}\u00a0%`;
   const sum = list => list.reduce((a, b) => a + b, 0);
 
   const bytes = packed => Uint8Array.from(atob(packed.bytes), c => c.charCodeAt(0));
@@ -161,10 +161,11 @@
     }
     const height = bottom + 18, shade = svg("rect", {y: 18, height: bottom - 30, class: "shade"});
     const rule = svg("path", {class: "rule"}), grip = svg("path", {class: "grip"});
-    const ticks = Array.from({length: 5}, (_, i) => from + (i + 0.5) / 5 * (to - from)).map(v => Math.round(10 * v) / 10);
+    const apart = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50].find(v => (to - from) / v <= 7);
+    const ticks = Array.from({length: 8}, (_, i) => (Math.ceil(from / apart) + i) * apart).filter(v => v < to);
     const strip = drawing(width, height, "Three rows of dots along the score: held-out good, good and defective parts. " +
       "Right of the threshold the dots are filled.", shade, rows, rule, grip,
-      svg("g", {class: "axes"}, [...new Set(ticks)].map(v => svg("text", {x: x(v), y: bottom - 2, "text-anchor": "middle"}, v)),
+      svg("g", {class: "axes"}, ticks.map(v => svg("text", {x: x(v), y: bottom - 2, "text-anchor": "middle"}, +v.toFixed(2))),
         svg("text", {x: width / 2, y: bottom + 13, "text-anchor": "middle", class: "axis-name"}, "score")));
     strip.classList.add("across", "wide");
 
@@ -450,7 +451,7 @@
       svg("text", {x: cx(s.at(-4)) + 8, y: cy(data.losses.at(-4)) - 8, class: "on-curve"}, "loss"),
       svg("text", {x: cx(s[1]), y: cy(area[2]) - 12, class: "on-curve"}, "share that is normal"));
     drawn.classList.add("wide");
-    const says = values({sigma: "noise σ", loss: "loss at the end", area: "counts as normal", apart: "mean length of the noise"});
+    const says = values({sigma: "noise σ", loss: "loss at the end", area: "normal, of the plane", apart: "length of the noise"});
     const move = slider({label: "noise σ", min: 0, max: s.length - 1, value: data.start ?? 0, words: i => `${s[i]}`, oninput: show});
     function show(i) {
       field.replaceChildren(picture(painted(surfaces[i], rows, columns, v => colour(RED_BLUE, v / 254)), 0, 0, width));
@@ -461,7 +462,7 @@
       set(spot, {cx: cx(s[i]), cy: cy(data.losses[i])});
       set(mark, {cx: cx(s[i]), cy: cy(area[i])});
       const far = s[i] * sum(data.noise.map(e => Math.hypot(...e))) / data.noise.length;
-      says.say({sigma: `${s[i]}`, loss: fixed(data.losses[i], 2), area: `${percent(area[i])} of the plane`, apart: fixed(far, 2)});
+      says.say({sigma: `${s[i]}`, loss: fixed(data.losses[i], 2), area: percent(area[i]), apart: fixed(far, 2)});
     }
     show(move.value);
     return [panels(panel("", drawn), panel("", chart)), controls(move.row,

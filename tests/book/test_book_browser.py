@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -27,25 +26,6 @@ GOOD = f"""<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>A p
 <body><main id="top"><h1>A page</h1><p>An equation, <span class="math">\\(x^2\\)</span>, and
 <a href="#top" style="display: block">a link</a>.</p><img src="data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA="
 alt="A dot"></main></body></html>"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    need_chromium()
-    with chromium() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def book() -> Path:
-    """The book as `make book` built it; several workers may look at it, and none of them builds one."""
-    index, sources = build.HTML / "searchindex.js", [ROOT / "_config.yml", ROOT / "_toc.yml"]
-    for folder in ("adlib", "book", "notebooks", "benchmarks", "tests/equations"):
-        sources += [path for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    newest = max(sources, key=lambda path: path.stat().st_mtime)
-    if not index.is_file() or index.stat().st_mtime < newest.stat().st_mtime:
-        skip_or_fail(f"the built book is missing or older than {newest.relative_to(ROOT)}: make book")
-    return build.HTML
 
 
 @pytest.mark.parametrize(("name", "query", "wait_for"), PAGES)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import re
 from collections.abc import Callable
+from html.parser import HTMLParser
 from io import BytesIO
 
 import matplotlib
@@ -266,3 +270,59 @@ def test_colours_differ_in_luminance_where_they_meet() -> None:
     ramp = [_luminance(plots.MAP_COLOURS(share)[:3]) for share in np.linspace(0, 1, 32)]
     assert (np.diff(ramp) > 0).all(), "two values of a map look alike in a greyscale print"
     assert len({style for _, style in plots.LINES}) == len(plots.LINES)
+
+
+def _play(**changes: object) -> plots.Playable:
+    given = {"kind": "mix", "data": {"a": [0.12345, 2]}, "fallback": plots.coreset_coverage(np.eye(2), [0]),
+             "alt": "Two points <here>", "title": "A title", "caption": "Seen & said"} | changes  # fmt: skip
+    return plots.playable(given.pop("kind"), given.pop("data"), given.pop("fallback"), **given)
+
+
+class _Parts(HTMLParser):
+    """The tags of a page with their attributes, and the text in its script."""
+
+    def __init__(self, markup: str) -> None:
+        super().__init__()
+        self.tags: dict[str, dict[str, str | None]] = {}
+        self.data = ""
+        self.feed(markup)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] = dict(attrs)
+
+    def handle_data(self, data: str) -> None:
+        self.data += data if self.lasttag == "script" else ""
+
+
+def test_a_playable_figure_stands_alone() -> None:
+    mixed = {"text": "</script>", "some": torch.tensor([1.23456, -0.00001]), "whole": np.arange(3), "none": None,
+             "packed": np.array([[0, 255]], np.uint8), "picture": plots.as_image(_images(1)[0])}  # fmt: skip
+    figure = _play(data=mixed)
+    parts = _Parts(figure._repr_html_())
+    assert list(parts.tags) == ["figure", "img", "figcaption", "strong", "script"]
+    assert parts.tags["figure"]["data-play"] == "mix" and parts.tags["figure"]["data-title"] == "A title"
+    assert parts.tags["img"]["alt"] == "Two points <here>" and "Seen &amp; said" in figure._repr_html_()
+    source, stored = parts.tags["img"]["src"], json.loads(parts.data)
+    assert Image.open(BytesIO(base64.b64decode(source.split("base64,")[1]))).size[0] > 100
+    assert not re.search(r"https?:|\bsrc=\"(?!data:)|\bon\w+=", figure._repr_html_()), "nothing is loaded or run"
+    assert stored["text"] == "</script>" and stored["some"] == [1.235, 0.0] and stored["whole"] == [0, 1, 2]
+    assert base64.b64decode(stored["packed"]["bytes"]) == b"\x00\xff" and stored["packed"]["shape"] == [1, 2]
+    assert Image.open(BytesIO(base64.b64decode(stored["picture"].split(",")[1]))).size == (32, 24)
+    assert repr(figure) == "Playable('mix')", "a notebook stores it: no address in memory"
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"kind": "film"}, "kind is 'film'; expected one of coreset"), ({"alt": " "}, "alt and title"),
+    ({"data": {"a": [{"b": [1, float("nan")]}]}}, r"data\['a'\]\[0\]\['b'\]\[1\] is nan; expected finite numbers"),
+    ({"data": {"a": torch.tensor([np.inf])}}, r"data\['a'\] is tensor"), ({"data": {"a": object()}}, r"data\['a'\] is"),
+])  # fmt: skip
+def test_a_playable_figure_refuses_what_no_browser_can_show(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _play(**changes)
+
+
+def test_a_playable_figure_takes_any_figure_for_its_still_picture() -> None:
+    figure, _ = plt.subplots()
+    plt.close(figure)
+    assert "data:image/png;base64," in _play(fallback=figure).markup
+    assert "data:image/jpeg;base64," in _play(fallback=plots.contact_sheet([_images()])).markup
