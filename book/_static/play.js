@@ -1,6 +1,6 @@
 /* Figures to play with. A chapter's cell stores <figure class="adlib-play" data-play="…"> with a still picture and its
-   data (adlib.plots.playable); here each becomes an interactive one. Paper, and a page without scripts, keep the still
-   picture. Every number that is shown follows from the stored data; tests/book/test_play.py computes it again. */
+   data (adlib.plots.playable); here each becomes one that can be moved. Paper, and a page without scripts, keep the
+   still picture. Every number shown follows from the stored data; tests/book/test_play.py computes it again. */
 (() => {
   "use strict";
 
@@ -60,7 +60,8 @@
     const list = html("dl", {class: "play-values", "aria-live": "polite"},
       Object.entries(names).map(([key, name]) => html("div", {}, html("dt", {}, name), cells[key])));
     return {list, say(texts) {
-      for (const [key, text] of Object.entries(texts)) if (cells[key].textContent !== text) cells[key].textContent = text;
+      for (const [key, text] of Object.entries(texts))
+        if (cells[key].textContent !== text) cells[key].textContent = text;
     }};
   }
   const panel = (title, ...children) => html("div", {class: "play-panel"},
@@ -77,15 +78,17 @@
   /** Calls `move` with the place of the pointer while it is down on the drawing. */
   function drag(drawn, move) {
     drawn.addEventListener("pointerdown", event => { move(...place(event, drawn)); drawn.dataset.held = "yes"; });
-    drawn.addEventListener("pointermove", event => { if (event.buttons && drawn.dataset.held) move(...place(event, drawn)); });
+    drawn.addEventListener("pointermove", event => {
+      if (event.buttons && drawn.dataset.held) move(...place(event, drawn));
+    });
     for (const end of ["pointerup", "pointercancel", "pointerleave"])
       drawn.addEventListener(end, () => delete drawn.dataset.held);
   }
 
-  const INFERNO = [[0, 0, 4], [31, 12, 72], [85, 15, 109], [136, 34, 106], [186, 54, 85], [227, 89, 51], [249, 140, 10],
-    [249, 201, 50], [252, 255, 164]];
-  const RED_BLUE = [[222, 110, 88], [244, 165, 130], [250, 208, 184], [249, 247, 245], [200, 224, 238], [140, 193, 221],
-    [76, 152, 200]];
+  const INFERNO = [[0, 0, 4], [31, 12, 72], [85, 15, 109], [136, 34, 106], [186, 54, 85], [227, 89, 51],
+    [249, 140, 10], [249, 201, 50], [252, 255, 164]];
+  const RED_BLUE = [[222, 110, 88], [244, 165, 130], [250, 208, 184], [249, 247, 245], [200, 224, 238],
+    [140, 193, 221], [76, 152, 200]];
   function colour(stops, share) {
     const at = clamp(share, 0, 1) * (stops.length - 1), i = Math.min(Math.floor(at), stops.length - 2);
     return stops[i].map((c, k) => Math.round(c + (at - i) * (stops[i + 1][k] - c)));
@@ -110,7 +113,7 @@
         corner.forEach((p, i) => {
           const q = corner[(i + 1) % 4], a = at(...p), b = at(...q);
           if ((a > 0) !== (b > 0)) { const t = a / (a - b);
-            cuts.push(`${(p[1] + t * (q[1] - p[1]) + 0.5).toFixed(2)} ${(p[0] + t * (q[0] - p[0]) + 0.5).toFixed(2)}`); }
+            cuts.push([1, 0].map(k => (p[k] + t * (q[k] - p[k]) + 0.5).toFixed(2)).join(" ")); }
         });
         for (let i = 0; i + 1 < cuts.length; i += 2) parts.push(`M${cuts[i]}L${cuts[i + 1]}`);
       }
@@ -132,7 +135,8 @@
 
   plays.threshold = (data, room) => {
     const all = [...data.held, ...data.good, ...data.bad], low = Math.min(...all), high = Math.max(...all);
-    const pad = 0.03 * (high - low), from = Math.floor(100 * (low - pad)) / 100, to = Math.ceil(100 * (high + pad)) / 100;
+    const pad = 0.03 * (high - low), from = Math.floor(100 * (low - pad)) / 100,
+      to = Math.ceil(100 * (high + pad)) / 100;
     const width = Math.min(room, 460), dot = 7, x = s => 12 + (s - from) / (to - from) * (width - 24);
     const held = [...data.held].sort((a, b) => a - b), n = held.length;
     const above = (scores, t) => scores.filter(s => s > t).length;
@@ -165,11 +169,13 @@
     const ticks = Array.from({length: 8}, (_, i) => (Math.ceil(from / apart) + i) * apart).filter(v => v < to);
     const strip = drawing(width, height, "Three rows of dots along the score: held-out good, good and defective parts. " +
       "Right of the threshold the dots are filled.", shade, rows, rule, grip,
-      svg("g", {class: "axes"}, ticks.map(v => svg("text", {x: x(v), y: bottom - 2, "text-anchor": "middle"}, +v.toFixed(2))),
+      svg("g", {class: "axes"}, ticks.map(v => svg("text", {x: x(v), y: bottom - 2, "text-anchor": "middle"},
+        +v.toFixed(2))),
         svg("text", {x: width / 2, y: bottom + 13, "text-anchor": "middle", class: "axis-name"}, "score")));
     strip.classList.add("across", "wide");
 
-    const box = [38, 26, 248, 236], rx = v => box[0] + v * (box[2] - box[0]), ry = v => box[3] - v * (box[3] - box[1]);
+    const box = [38, 26, 248, 236], rx = v => box[0] + v * (box[2] - box[0]),
+      ry = v => box[3] - v * (box[3] - box[1]);
     const steps = [Infinity, ...[...new Set([...data.good, ...data.bad])].sort((a, b) => b - a), -Infinity];
     const share = (scores, t) => above(scores, t) / scores.length;
     const curve = steps.map(t => [rx(share(data.good, t)), ry(share(data.bad, t))]);
@@ -180,7 +186,8 @@
       svg("path", {d: line(curve), class: "curve good"}), guides, point);
 
     const says = values({threshold: "threshold", alarms: "false alarms", found: "found", bound: "promise"});
-    const move = slider({label: "threshold", min: from, max: to, step, value: 0, words: t => fixed(t, 3), oninput: show});
+    const move = slider({label: "threshold", min: from, max: to, step, value: 0, words: t => fixed(t, 3),
+      oninput: show});
     function show(t) {
       for (const [s, mark] of dots) mark.classList.toggle("on", s > t);
       set(shade, {x: x(t), width: Math.max(width - 4 - x(t), 0)});
@@ -203,7 +210,8 @@
     const possible = data.promises.filter(alpha => alpha * (n + 1) >= 1 - 1e-9);
     to_value(promised(possible.at(-1) ?? 0.5));
     return [panels(panel("", strip), panel("", roc)), controls(move.row,
-      group(html("span", {}, "promise"), possible.map(alpha => button(percent(alpha), () => to_value(promised(alpha))))),
+      group(html("span", {}, "promise"), possible.map(alpha => button(percent(alpha),
+        () => to_value(promised(alpha))))),
       group(button("best F1 in hindsight", () => to_value(hindsight())))), says.list];
   };
 
@@ -235,7 +243,8 @@
     const middle = [(Math.min(...xs) + Math.max(...xs)) / 2, (Math.min(...ys) + Math.max(...ys)) / 2];
     const scale = size / (1.1 * Math.max(Math.max(...xs) - Math.min(...xs), Math.max(...ys) - Math.min(...ys)));
     const tall = Math.min(size, scale * 1.28 * (Math.max(...ys) - Math.min(...ys)));
-    const X = i => size / 2 + scale * (points[i][0] - middle[0]), Y = i => tall / 2 - scale * (points[i][1] - middle[1]);
+    const X = i => size / 2 + scale * (points[i][0] - middle[0]),
+      Y = i => tall / 2 - scale * (points[i][1] - middle[1]);
     const cloud = () => svg("g", {class: "cloud"}, points.map((_, i) => svg("circle", {cx: X(i), cy: Y(i), r: 1.7})));
     const layers = ["greedy", "random"].map(name => {
       const clip = unique("clip"), marks = svg("g");
@@ -248,7 +257,8 @@
       return {drawn, draw({order, found}, k) {
         const {radius, far, near} = found[k - 1];
         for (const layer of circles)
-          layer.replaceChildren(...order.slice(0, k).map(i => svg("circle", {cx: X(i), cy: Y(i), r: scale * radius})));
+          layer.replaceChildren(...order.slice(0, k).map(i => svg("circle",
+            {cx: X(i), cy: Y(i), r: scale * radius})));
         marks.replaceChildren(
           svg("path", {d: `M${X(near)} ${Y(near)}L${X(far)} ${Y(far)}`, class: "reach"}),
           ...order.slice(0, k).map((i, at) => svg("path", {d: `M${X(i)} ${Y(i) - 5.5}l5 5.5l-5 5.5l-5 -5.5z`,
@@ -258,20 +268,25 @@
       }};
     });
 
-    const box = [32, 24, room - 14, 150], top = 1.05 * Math.max(greedy.found[0].radius, ...banks.map(b => b.found[0].radius));
+    const box = [32, 24, room - 14, 150], top = 1.05 * Math.max(greedy.found[0].radius,
+      ...banks.map(b => b.found[0].radius));
     const long = data.banks[0].length, cx = k => box[0] + Math.log(k) / Math.log(long) * (box[2] - box[0]);
     const cy = r => box[3] - r / top * (box[3] - box[1]);
     const paths = {greedy: svg("path", {class: "curve bad"}), random: svg("path", {class: "curve good"})};
-    const spots = {greedy: svg("circle", {r: 5, class: "spot bad"}), random: svg("circle", {r: 5, class: "spot good"})};
+    const spots = {greedy: svg("circle", {r: 5, class: "spot bad"}),
+      random: svg("circle", {r: 5, class: "spot good"})};
     const level = svg("path", {class: "guide"}), meet = svg("circle", {r: 5, class: "spot open"});
-    const names = {greedy: svg("text", {class: "on-curve"}, "greedy"), random: svg("text", {class: "on-curve"}, "random")};
+    const names = {greedy: svg("text", {class: "on-curve"}, "greedy"),
+      random: svg("text", {class: "on-curve"}, "random")};
     const chart = drawing(room, 186, "The covering radius over the number of centres, for both banks.",
       axes(box, [1, 2, 5, 10, 20, 50, 100, 200, 500].filter(k => k <= long), [0, 2, 4, 6, 8].filter(r => r < top),
         ["centres", "covering radius"], cx, cy),
       level, Object.values(paths), Object.values(spots), meet, Object.values(names));
 
-    const says = values({centres: "centres", greedy: "greedy radius", random: "random radius", needed: "random, as good"});
-    const move = slider({label: "centres", min: 1, max: most, value: data.centres, words: k => `${k}`, oninput: show});
+    const says = values({centres: "centres", greedy: "greedy radius", random: "random radius",
+      needed: "random, as good"});
+    const move = slider({label: "centres", min: 1, max: most, value: data.centres, words: k => `${k}`,
+      oninput: show});
     function show(k) {
       const other = banks[bank], r = layers[0].draw(greedy, k), random = layers[1].draw(other, k);
       const needed = other.found.findIndex(f => f.radius <= r) + 1;
@@ -306,8 +321,10 @@
     layers[0].drawn.classList.add("touch");
     show(move.value);
     move.input.addEventListener("pointerdown", stop);
-    return [panels(panel("Greedy. Touch a point to start there.", layers[0].drawn), panel("Random, as many", layers[1].drawn)),
-      controls(move.row, group(button("One back", () => go(move.value - 1)), button("One more", () => go(move.value + 1)), play),
+    return [panels(panel("Greedy. Touch a point to start there.", layers[0].drawn),
+      panel("Random, as many", layers[1].drawn)),
+      controls(move.row, group(button("One back", () => go(move.value - 1)),
+        button("One more", () => go(move.value + 1)), play),
         group(button("Other start", () => anew((greedy.order[0] + 211) % n)),
           button("Other random bank", () => { bank = (bank + 1) % banks.length; show(move.value); }))),
       chart, says.list];
@@ -332,7 +349,8 @@
     const map = drawing(side, side, "The feature map, as a grid of cells. One cell is marked.", ground, cell);
     const dim = svg("path", {class: "dim", "fill-rule": "evenodd"}), frame = svg("rect", {class: "frame"});
     const view = drawing(whole, whole, "The picture. The pixels that the marked cell can see are bright, with a frame around.",
-      svg("rect", {width: whole, height: whole, class: "outside"}), picture(data.picture, rim, rim, side), dim, frame);
+      svg("rect", {width: whole, height: whole, class: "outside"}), picture(data.picture, rim, rim, side), dim,
+        frame);
     const says = values({map: "the map", sees: "a cell can see", pixels: "this cell", seen: "of the picture"});
     let strides = true, averaged = false, at = null, spot = [0.5, 0.5];
 
@@ -348,7 +366,8 @@
       const stored = strides && !averaged ? data.maps[l - 1] : null;
       ground.replaceChildren(svg("rect", {width: side, height: side, class: "empty"}));
       if (stored) ground.append(picture(painted(bytes(stored), at.cells, at.cells, heat(0, 255)), 0, 0, side, true));
-      const unit = side / at.cells, lines = at.cells > 60 ? [] : Array.from({length: at.cells - 1}, (_, i) => (i + 1) * unit);
+      const unit = side / at.cells, lines = at.cells > 60 ? [] : Array.from({length: at.cells - 1},
+        (_, i) => (i + 1) * unit);
       ground.append(svg("path", {class: stored ? "grid light" : "grid",
         d: lines.map(v => `M${v.toFixed(2)} 0V${side}M0 ${v.toFixed(2)}H${side}`).join("")}));
       sum.textContent = (averaged ? "Mean of 3 × 3 cells: " : `Operation ${l}, ${o.name}: `) +
@@ -364,8 +383,10 @@
       set(frame, {x: left + rim, y: top + rim, width: f, height: f});
       const ends = [top, left].map(a => [Math.max(a, 0), Math.min(a + f, side) - 1]);
       const inside = ends.map(([a, b]) => Math.max(b - a + 1, 0));
-      says.say({map: `${at.cells} × ${at.cells}, a cell every ${at.step} pixel${at.step > 1 ? "s" : ""}`, sees: `${f} × ${f} pixels`,
-        pixels: `rows ${ends[0].join(" to ")}, columns ${ends[1].join(" to ")}`, seen: percent(inside[0] * inside[1] / side ** 2)});
+      says.say({map: `${at.cells} × ${at.cells}, a cell every ${at.step} pixel${at.step > 1 ? "s" : ""}`,
+        sees: `${f} × ${f} pixels`,
+        pixels: `rows ${ends[0].join(" to ")}, columns ${ends[1].join(" to ")}`,
+          seen: percent(inside[0] * inside[1] / side ** 2)});
     }
     drag(map, (x, y) => { spot = [clamp(y / side, 0, 0.9999), clamp(x / side, 0, 0.9999)]; mark(); });
     map.classList.add("touch");
@@ -387,19 +408,25 @@
       svg("clipPath", {id: clip}, window_), under, over, truth, rule, grip);
     drawn.classList.add("across");
     const bars = data.ways.map(way => ({way, bar: html("i"), share: html("b")}));
-    const list = html("div", {class: "play-bars"}, html("p", {class: "play-name"}, "Largest value, in units of the limit"),
-      bars.map(({way, bar, share}, k) => html("div", {class: "play-bar", "data-way": way}, html("span", {}, way), html("em", {}, bar), share)));
+    const list = html("div", {class: "play-bars"}, html("p", {class: "play-name"},
+      "Largest value, in units of the limit"),
+      bars.map(({way, bar, share}, k) => html("div", {class: "play-bar", "data-way": way}, html("span", {}, way),
+        html("em", {}, bar), share)));
     const says = values({part: "part", way: "map of", peak: "largest value", outcome: "at the limit"});
     let part = 0, way = 0;
     const peak = (p, w) => Math.max(...bytes(data.parts[p].maps[data.ways[w]])) / 100;
-    const move = slider({label: "map from the right", min: 0, max: 100, value: data.open ?? 50, words: v => `${v} %`, oninput: show});
+    const move = slider({label: "map from the right", min: 0, max: 100, value: data.open ?? 50,
+      words: v => `${v} %`, oninput: show});
     const buttons = data.ways.map((name, k) => button(name, () => { way = k; load(); }));
     function load() {
-      const p = data.parts[part], packed = p.maps[data.ways[way]], [rows, columns] = packed.shape, map = bytes(packed);
+      const p = data.parts[part], packed = p.maps[data.ways[way]], [rows, columns] = packed.shape,
+        map = bytes(packed);
       under.replaceChildren(picture(p.picture, 0, 0, size));
       over.replaceChildren(picture(painted(map, rows, columns, heat(0, 200)), 0, 0, size),
-        svg("path", {d: contour(map, rows, columns, 100.5), transform: `scale(${size / columns} ${size / rows})`, class: "level"}));
-      const bits = bytes(p.truth), [h, w] = p.truth.shape, mask = Array.from({length: 8 * h * w}, (_, i) => bits[i >> 3] >> (7 - i % 8) & 1);
+        svg("path", {d: contour(map, rows, columns, 100.5), transform: `scale(${size / columns} ${size / rows})`,
+          class: "level"}));
+      const bits = bytes(p.truth), [h, w] = p.truth.shape,
+        mask = Array.from({length: 8 * h * w}, (_, i) => bits[i >> 3] >> (7 - i % 8) & 1);
       set(truth, {d: contour(mask, h, 8 * w, 0.5), transform: `scale(${size / (8 * w)} ${size / h})`});
       buttons.forEach((b, k) => b.setAttribute("aria-pressed", k === way));
       bars.forEach(({bar, share}, k) => {
@@ -424,26 +451,31 @@
     set(truth, {visibility: "hidden"});
     return [panels(panel("", drawn), panel("", list,
       group(choice("part", data.parts.map(p => `${p.product}: ${p.kind}`), i => { part = i; load(); })),
-      group(...buttons), group(tick("outline of the true defect", false, on => set(truth, {visibility: on ? "visible" : "hidden"}))))),
+      group(...buttons), group(tick("outline of the true defect", false,
+        on => set(truth, {visibility: on ? "visible" : "hidden"}))))),
       controls(move.row), says.list];
   };
 
   // ---- (e) the noise of SimpleNet. data: sigmas; surfaces: bytes, 127 is D = 0; extent; points; noise; losses ----
 
   plays.noise = data => {
-    const [left, right, bottom, top] = data.extent, width = 430, scale = width / (right - left), height = scale * (top - bottom);
+    const [left, right, bottom, top] = data.extent, width = 430, scale = width / (right - left),
+      height = scale * (top - bottom);
     const X = x => scale * (x - left), Y = y => height - scale * (y - bottom);
     const [rows, columns] = data.surfaces[0].shape, surfaces = data.surfaces.map(bytes);
-    const clip = unique("clip"), field = svg("g"), edge = svg("path", {class: "edge"}), copies = svg("g", {class: "copies"});
+    const clip = unique("clip"), field = svg("g"), edge = svg("path", {class: "edge"}),
+      copies = svg("g", {class: "copies"});
     const moved = data.points.map(() => svg("circle", {r: 2}));
     const drawn = drawing(width, height, "The plane. Blue is where D is positive and a feature counts as normal, red where it is " +
       "negative, with a black line between. Dark dots are normal features on a bow, open dots their noisy copies.",
       svg("clipPath", {id: clip}, svg("rect", {width, height, rx: 4})),
       svg("g", {"clip-path": `url(#${clip})`}, field, edge, fill(copies, {}, moved),
         svg("g", {class: "points"}, data.points.map(p => svg("circle", {cx: X(p[0]), cy: Y(p[1]), r: 2.2})))));
-    const box = [40, 26, 232, 176], s = data.sigmas, cx = v => box[0] + Math.log(v / s[0]) / Math.log(s.at(-1) / s[0]) * (box[2] - box[0]);
+    const box = [40, 26, 232, 176], s = data.sigmas,
+      cx = v => box[0] + Math.log(v / s[0]) / Math.log(s.at(-1) / s[0]) * (box[2] - box[0]);
     const cy = v => box[3] - v * (box[3] - box[1]), spot = svg("circle", {r: 5.5, class: "point"});
-    const area = surfaces.map(surface => surface.filter(v => v > 127).length / surface.length), mark = svg("circle", {r: 4.5, class: "spot good"});
+    const area = surfaces.map(surface => surface.filter(v => v > 127).length / surface.length),
+      mark = svg("circle", {r: 4.5, class: "spot good"});
     const chart = drawing(248, 214, "The loss at the end of the training, and the share of the plane that counts as normal, over the noise.",
       axes(box, [s[0], 0.2, s.at(-1)], [0, 0.5, 1], ["noise σ", ""], cx, cy),
       svg("path", {d: line(s.map((v, i) => [cx(v), cy(data.losses[i])])), class: "curve bad"}),
@@ -451,12 +483,16 @@
       svg("text", {x: cx(s.at(-4)) + 8, y: cy(data.losses.at(-4)) - 8, class: "on-curve"}, "loss"),
       svg("text", {x: cx(s[1]), y: cy(area[2]) - 12, class: "on-curve"}, "share that is normal"));
     drawn.classList.add("wide");
-    const says = values({sigma: "noise σ", loss: "loss at the end", area: "normal, of the plane", apart: "length of the noise"});
-    const move = slider({label: "noise σ", min: 0, max: s.length - 1, value: data.start ?? 0, words: i => `${s[i]}`, oninput: show});
+    const says = values({sigma: "noise σ", loss: "loss at the end", area: "normal, of the plane",
+      apart: "length of the noise"});
+    const move = slider({label: "noise σ", min: 0, max: s.length - 1, value: data.start ?? 0, words: i => `${s[i]}`,
+      oninput: show});
     function show(i) {
-      field.replaceChildren(picture(painted(surfaces[i], rows, columns, v => colour(RED_BLUE, v / 254)), 0, 0, width));
+      field.replaceChildren(picture(painted(surfaces[i], rows, columns, v => colour(RED_BLUE, v / 254)), 0, 0,
+        width));
       set(field.firstChild, {height});
-      set(edge, {d: contour(surfaces[i], rows, columns, 127.5), transform: `scale(${width / columns} ${height / rows})`});
+      set(edge, {d: contour(surfaces[i], rows, columns, 127.5),
+        transform: `scale(${width / columns} ${height / rows})`});
       moved.forEach((circle, k) => set(circle, {cx: X(data.points[k][0] + s[i] * data.noise[k][0]),
         cy: Y(data.points[k][1] + s[i] * data.noise[k][1])}));
       set(spot, {cx: cx(s[i]), cy: cy(data.losses[i])});
@@ -472,7 +508,8 @@
   // ---- (f) two maps and the weight between them. data: parts: name, type, picture, student, autoencoder (h, w) ----
 
   plays.mix = data => {
-    const size = 100, cells = data.parts[0].student.length, flat = data.parts.map(p => [p.student.flat(), p.autoencoder.flat()]);
+    const size = 100, cells = data.parts[0].student.length,
+      flat = data.parts.map(p => [p.student.flat(), p.autoencoder.flat()]);
     // Without padding a map covers the inner part of the picture only.
     const paint = heat(0, data.top), rim = size * data.rim, unit = (size - 2 * rim) / cells;
     const inner = numbers => [svg("rect", {width: size, height: size, class: "unmeasured"}),
@@ -483,17 +520,20 @@
       const bar = html("i"), limit = html("u"), largest = html("b", {"data-largest": p.name});
       return {k, mixed, mark, bar, limit, largest, row: html("div", {class: "play-row", "data-part": p.name},
         html("p", {class: "play-name"}, p.name, p.type === p.name ? [] : html("small", {}, p.type)),
-        drawing(size, size, `A tray: ${p.name}.`, picture(p.picture, 0, 0, size)), image(flat[k][0], "The student's map."),
+        drawing(size, size, `A tray: ${p.name}.`, picture(p.picture, 0, 0, size)),
+          image(flat[k][0], "The student's map."),
         drawing(size, size, "Both maps mixed, with a mark at the largest value.", mixed, mark),
         image(flat[k][1], "The autoencoder's map."),
         html("div", {class: "play-score"}, html("em", {}, bar, limit), largest))};
     });
-    const says = values({weight: "weights", limit: "highest good tray", structural: "structural", logical: "logical"});
+    const says = values({weight: "weights", limit: "highest good tray", structural: "structural",
+      logical: "logical"});
     const move = slider({label: "weight of the autoencoder's map", min: 0, max: 100, step: 5, value: 50,
       words: v => fixed(v / 100, 2), oninput: show});
     const type = name => data.parts.map((p, k) => p.type === name ? k : -1).filter(k => k >= 0);
     function show(v) {
-      const w = v / 100, maps = flat.map(([a, b]) => a.map((x, i) => (1 - w) * x + w * b[i])), peaks = maps.map(m => Math.max(...m));
+      const w = v / 100, maps = flat.map(([a, b]) => a.map((x, i) => (1 - w) * x + w * b[i])),
+        peaks = maps.map(m => Math.max(...m));
       const limit = Math.max(...type("good").map(k => peaks[k])), full = 2 * data.top;
       for (const r of rows) {
         r.mixed.replaceChildren(...inner(maps[r.k]));
@@ -510,9 +550,11 @@
     }
     show(move.value);
     return [html("div", {class: "play-table"}, html("div", {class: "play-row play-head", "aria-hidden": "true"},
-      ["", "tray", "student", "mixed", "autoencoder", "largest value"].map(t => html("span", {}, t))), rows.map(r => r.row)),
+      ["", "tray", "student", "mixed", "autoencoder", "largest value"].map(t => html("span", {}, t))),
+        rows.map(r => r.row)),
       controls(move.row, group(button("student alone", () => { move.put(0); show(0); }),
-        button("half and half", () => { move.put(50); show(50); }), button("autoencoder alone", () => { move.put(100); show(100); }))), says.list];
+        button("half and half", () => { move.put(50); show(50); }),
+          button("autoencoder alone", () => { move.put(100); show(100); }))), says.list];
   };
 
   // ---- start ----
