@@ -16,7 +16,8 @@ reach.
 The score of each test image is kept, so that the chapter can draw images again and compare ways pair by pair.
 Scores go to comparison_scores.json, figures to comparison.json. A run that is there is not done again.
 `--maps` fits the three detectors of seed 0 again and keeps, in comparison_maps.json, the anomaly map of the first test
-image of each kind, small. A map is in hundredths of its own limit: 5 % of the good test images have a peak above it.
+image of each kind, small. In a map 0 is the median of the good test maps and 100 the limit: 5 % of these have a peak
+above it.
 Each run is one process on one thread; "cpu_seconds" is its processor time for fitting, and no timing of a quiet
 machine: that is `--cost`, with two threads, each way in a process of its own.
 """
@@ -100,15 +101,16 @@ def run(way: str, name: str, seed: int, train: list[Sample], test: list[Sample],
 
 
 def small_maps(way: str, name: str, train: list[Sample], test: list[Sample], before: list[float]) -> dict[str, Any]:
-    """The map of the first test image of each kind, by its number, as bytes: 100 is the limit of the good images."""
+    """The map of the first test image of each kind, by its number, as bytes from the median (0) to the limit (100)."""
     prediction = fit(way, make(way, 0, Path()), train, 0).predict(test)
     maps = torch.stack([F.adaptive_avg_pool2d(torch.as_tensor(m)[None], SIDE)[0] for m in prediction.maps])
-    limit = float(np.quantile(maps[[s.label == 0 for s in test]].amax((1, 2)), 0.95))
+    good = maps[[s.label == 0 for s in test]]
+    middle, limit = float(good.median()), float(np.quantile(good.amax((1, 2)), 0.95))
+    maps = (100 * (maps - middle) / (limit - middle)).round().clamp(0, 255).byte()
     first = {s.kind: i for i, s in reversed(list(enumerate(test)))}
-    return {"data": name, "way": way, "limit": limit,
+    return {"data": name, "way": way, "median": middle, "limit": limit,
             "largest_change_of_a_score": float(np.abs(prediction.scores - before).max()),
-            "maps": {i: base64.b64encode((100 * maps[i] / limit).round().clamp(0, 255).byte().numpy()).decode()
-                     for i in sorted(first.values())}}  # fmt: skip
+            "maps": {i: base64.b64encode(maps[i].numpy()).decode() for i in sorted(first.values())}}  # fmt: skip
 
 
 def cost(way: str, seed: int, folder: Path, answer: Any) -> None:
@@ -200,7 +202,7 @@ def keep_maps(out: Path, names: list[str], ways: list[str], scores: dict[str, li
             if not any((r["data"], r["way"]) == (name, way) for r in report["results"]):
                 samples = samples or tuple(in_memory(part) for part in common.load(name, 0, None))
                 report["results"].append(small_maps(way, name, *samples, scores[f"{name} 0 {way}"]))
-                common.write(out, {"name": "comparison, maps of some test images, seed 0, in hundredths of the limit",
+                common.write(out, {"name": "comparison, maps of some test images, seed 0; 100 is the limit",
                                    "command": common.command("--maps"), "versions": common.versions(), "side": SIDE,
                                    **report}, compact=True)  # fmt: skip
                 print(name, way, {k: v for k, v in report["results"][-1].items() if k != "maps"}, flush=True)

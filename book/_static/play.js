@@ -137,7 +137,7 @@
     const all = [...data.held, ...data.good, ...data.bad], low = Math.min(...all), high = Math.max(...all);
     const pad = 0.03 * (high - low), from = Math.floor(100 * (low - pad)) / 100,
       to = Math.ceil(100 * (high + pad)) / 100;
-    const width = Math.min(room, 460), dot = 7, x = s => 12 + (s - from) / (to - from) * (width - 24);
+    const width = Math.min(room, 400), dot = 7, x = s => 12 + (s - from) / (to - from) * (width - 24);
     const held = [...data.held].sort((a, b) => a - b), n = held.length;
     const above = (scores, t) => scores.filter(s => s > t).length;
     const order = Math.floor(Math.log10((to - from) / 500)), step = 10 ** Math.max(order, -3);
@@ -364,8 +364,9 @@
       const l = move.value, o = data.operations[l - 1], [now, before] = walk(strides, averaged, l);
       at = now;
       const stored = strides && !averaged ? data.maps[l - 1] : null;
-      ground.replaceChildren(svg("rect", {width: side, height: side, class: "empty"}));
-      if (stored) ground.append(picture(painted(bytes(stored), at.cells, at.cells, heat(0, 255)), 0, 0, side, true));
+      const shown = stored ? painted(bytes(stored), at.cells, at.cells, heat(0, 255)) : data.picture;
+      ground.replaceChildren(svg("rect", {width: side, height: side, class: "empty"}),
+        set(picture(shown, 0, 0, side, true), {opacity: stored ? 1 : 0.4}));
       const unit = side / at.cells, lines = at.cells > 60 ? [] : Array.from({length: at.cells - 1},
         (_, i) => (i + 1) * unit);
       ground.append(svg("path", {class: stored ? "grid light" : "grid",
@@ -397,7 +398,7 @@
           tick("all strides 1", false, on => { strides = !on; show(); }))), says.list];
   };
 
-  // ---- (d) image and map. data: ways: names; parts: product, kind, picture, truth: bits, maps: {way: bytes, 100 the limit} ----
+  // ---- (d) image and map. data: ways; parts: product, kind, picture, truth (bits), maps: {way: bytes, 100 the limit} ----
 
   plays.wipe = data => {
     const size = 360, clip = unique("clip"), window_ = svg("rect", {y: 0, height: size});
@@ -409,7 +410,7 @@
     drawn.classList.add("across");
     const bars = data.ways.map(way => ({way, bar: html("i"), share: html("b")}));
     const list = html("div", {class: "play-bars"}, html("p", {class: "play-name"},
-      "Largest value, in units of the limit"),
+      "Largest value; the line is the limit, 1"),
       bars.map(({way, bar, share}, k) => html("div", {class: "play-bar", "data-way": way}, html("span", {}, way),
         html("em", {}, bar), share)));
     const says = values({part: "part", way: "map of", peak: "largest value", outcome: "at the limit"});
@@ -422,7 +423,7 @@
       const p = data.parts[part], packed = p.maps[data.ways[way]], [rows, columns] = packed.shape,
         map = bytes(packed);
       under.replaceChildren(picture(p.picture, 0, 0, size));
-      over.replaceChildren(picture(painted(map, rows, columns, heat(0, 200)), 0, 0, size),
+      over.replaceChildren(set(picture(painted(map, rows, columns, heat(0, 200)), 0, 0, size), {opacity: 0.85}),
         svg("path", {d: contour(map, rows, columns, 100.5), transform: `scale(${size / columns} ${size / rows})`,
           class: "level"}));
       const bits = bytes(p.truth), [h, w] = p.truth.shape,
