@@ -46,9 +46,9 @@
   }
   const button = (text, onclick, more = {}) => html("button", {type: "button", onclick, ...more}, text);
   function choice(label, names, onchange) {
-    const select = html("select", {onchange: () => onchange(+select.value)},
+    const id = unique("choice"), select = html("select", {id, onchange: () => onchange(+select.value)},
       names.map((name, i) => html("option", {value: i}, name)));
-    return html("label", {class: "play-choice"}, label, " ", select);
+    return group(html("label", {for: id}, label), select);
   }
   function tick(label, checked, onchange) {
     const input = html("input", {type: "checkbox", checked, onchange: () => onchange(input.checked)});
@@ -451,7 +451,7 @@
     show(move.value);
     set(truth, {visibility: "hidden"});
     return [panels(panel("", drawn), panel("", list,
-      group(choice("part", data.parts.map(p => `${p.product}: ${p.kind}`), i => { part = i; load(); })),
+      choice("part", data.parts.map(p => `${p.product}: ${p.kind}`), i => { part = i; load(); }),
       group(...buttons), group(tick("outline of the true defect", false,
         on => set(truth, {visibility: on ? "visible" : "hidden"}))))),
       controls(move.row), says.list];
