@@ -77,12 +77,13 @@
   }
   /** Calls `move` with the place of the pointer while it is down on the drawing. */
   function drag(drawn, move) {
-    drawn.addEventListener("pointerdown", event => { move(...place(event, drawn)); drawn.dataset.held = "yes"; });
-    drawn.addEventListener("pointermove", event => {
-      if (event.buttons && drawn.dataset.held) move(...place(event, drawn));
+    drawn.addEventListener("pointerdown", event => {
+      drawn.setPointerCapture(event.pointerId);
+      move(...place(event, drawn));
     });
-    for (const end of ["pointerup", "pointercancel", "pointerleave"])
-      drawn.addEventListener(end, () => delete drawn.dataset.held);
+    drawn.addEventListener("pointermove", event => {
+      if (drawn.hasPointerCapture(event.pointerId)) move(...place(event, drawn));
+    });
   }
 
   const INFERNO = [[0, 0, 4], [31, 12, 72], [85, 15, 109], [136, 34, 106], [186, 54, 85], [227, 89, 51],
