@@ -504,7 +504,7 @@
     }
     show(move.value);
     return [panels(panel("", drawn), panel("", chart)), controls(move.row,
-      group(tick("noisy copies", true, on => set(copies, {visibility: on ? "visible" : "hidden"})))), says.list];
+      group(tick("noisy copies, rings", true, on => set(copies, {visibility: on ? "visible" : "hidden"})))), says.list];
   };
 
   // ---- (f) two maps and the weight between them. data: parts: name, type, picture, student, autoencoder (h, w) ----
@@ -528,7 +528,7 @@
         image(flat[k][1], "The autoencoder's map."),
         html("div", {class: "play-score"}, html("em", {}, bar, limit), largest))};
     });
-    const says = values({weight: "weights", limit: "highest good tray", structural: "structural",
+    const says = values({weight: "weights", limit: "good tray, the line", structural: "structural",
       logical: "logical"});
     const move = slider({label: "weight of the autoencoder's map", min: 0, max: 100, step: 5, value: 50,
       words: v => fixed(v / 100, 2), oninput: show});
