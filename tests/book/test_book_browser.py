@@ -13,8 +13,8 @@ from playwright.sync_api import Browser
 
 import build
 import ledger
-from book_walk import need_chromium, skip_or_fail, walk
-from browser import chromium, open_file
+from book_walk import need_chromium, walk
+from browser import open_file
 from repository import ROOT
 
 PAGES = [*((f"{name}.html", "", None) for name in [*build.pages(), "genindex", "search"]),
