@@ -14,7 +14,7 @@ from __future__ import annotations
 import base64
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -366,6 +366,53 @@ def bars(
     ax.set(ylim=(len(names) - 0.5, -0.5), xlabel=label)
     ax.grid(axis="x", color="#DDDDDD", lw=0.6)
     return figure
+
+
+class Table:
+    """What `table` returns. As the last expression of a notebook cell it shows itself; `print` gives plain text."""
+
+    def __init__(self, header: list[str], rows: list[list[str]], caption: str) -> None:
+        self.header, self.rows, self.caption = header, rows, caption
+
+    def __repr__(self) -> str:
+        lines = [self.header, *self.rows]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(self.header))]
+        text = "\n".join(
+            "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines
+        )
+        return text + (f"\n{self.caption}" if self.caption else "")
+
+    def _repr_html_(self) -> str:
+        def line(cells: list[str], scope: str) -> str:
+            name, *rest = (html.escape(cell) for cell in cells)
+            one = "<td>{}</td>" if scope == "row" else '<th scope="col">{}</th>'
+            return f'<tr><th scope="{scope}">{name}</th>{"".join(map(one.format, rest))}</tr>'
+
+        caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
+        head, body = line(self.header, "col"), "".join(line(cells, "row") for cells in self.rows)
+        return f'<table class="adlib-table">{caption}<thead>{head}</thead><tbody>{body}</tbody></table>'
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]], caption: str = "") -> Table:
+    """A table of results; the first column names the row.
+
+    Parameters
+    ----------
+    header : sequence of str
+        One name for each column.
+    rows : iterable of sequences
+        Texts stay as they are, floats get three digits.
+
+    Raises
+    ------
+    ValueError
+        Where a row has more or fewer cells than the header.
+    """
+    written = [[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    for number, cells in enumerate(written):
+        if len(cells) != len(header):
+            raise ValueError(f"row {number} has {len(cells)} cells; expected {len(header)}, as the header has")
+    return Table([str(name) for name in header], written, caption)
 
 
 class Playable:

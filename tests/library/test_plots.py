@@ -326,3 +326,12 @@ def test_a_playable_figure_takes_any_figure_for_its_still_picture() -> None:
     plt.close(figure)
     assert "data:image/png;base64," in _play(fallback=figure).markup
     assert "data:image/jpeg;base64," in _play(fallback=plots.contact_sheet([_images()])).markup
+
+
+def test_a_table_shows_its_rows_and_refuses_a_ragged_one():
+    shown = plots.table(["data", "AUROC"], [["a < b", 0.12345], ["c", "0.5"]], caption="two rows")
+    assert repr(shown) == "data   AUROC\na < b  0.123\nc      0.5\ntwo rows"
+    markup = shown._repr_html_()
+    assert '<th scope="row">a &lt; b</th><td>0.123</td>' in markup and "<caption>two rows</caption>" in markup
+    with pytest.raises(ValueError, match="row 1 has 1 cells; expected 2"):
+        plots.table(["data", "AUROC"], [["a", 1.0], ["b"]])
