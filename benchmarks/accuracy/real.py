@@ -2,6 +2,7 @@
 
     python -m benchmarks.accuracy.real --root DATA                                       # all that is missing
     python -m benchmarks.accuracy.real --root DATA --methods efficientad --data screw --seeds 3   # one fit
+    python -m benchmarks.accuracy.real --root DATA --pixels 128 --data screw --seeds 0            # a control
 
 Fixed before the first run: the detectors' defaults, the shipped weights, seeds 0 to 4 (tiles 0 to 2, as a fit there
 has held-out good images and the test is of 261 pictures of 44 tiles), the official split of MVTec AD, and the split by
@@ -16,6 +17,9 @@ they are 19 or more parts, the threshold at α = 0.05 is measured too. Efficient
 held-out images, so there its promise holds only about.
 
 The score of each test image is kept in real_scores.json, for intervals over seeds and images.
+
+`--pixels` is a control: all else the same, images of so many pixels a side, into real_128.json. EfficientAD's default
+here is 128 pixels and the others' 224, so a difference between them may be one of pixels alone.
 """
 
 from __future__ import annotations
@@ -39,9 +43,11 @@ ALPHA = 0.05
 DIGITS = 6  # of a score that is kept
 
 
-def run(method: str, name: str, seed: int, root: Path) -> tuple[dict[str, Any], Prediction]:
+def run(method: str, name: str, seed: int, root: Path, pixels: int | None) -> tuple[dict[str, Any], Prediction]:
     folder, category = common.REAL[name]
-    found, prediction = measure(METHODS[method](device="cpu", seed=seed), open_dataset(folder, root / folder, category))
+    options = {"image_size": pixels} if pixels else {}
+    detector = METHODS[method](device="cpu", seed=seed, **options)
+    found, prediction = measure(detector, open_dataset(folder, root / folder, category))
     return {"data": name, "method": method, "seed": seed, **found}, prediction
 
 
@@ -73,13 +79,14 @@ def keep(path: Path, key: tuple[str, str, int], prediction: Prediction) -> None:
     common.write(path, kept, compact=True)
 
 
-def save(out: Path, found: dict[str, Any]) -> None:
+def save(out: Path, found: dict[str, Any], pixels: int | None) -> None:
     """Read the report anew, so that runs side by side do not lose each other's, add what was found, and write it."""
     results = [*common.read(out, {"results": []})["results"], found]
     order = [*METHODS]
     results.sort(key=lambda r: ([*SEEDS].index(r["data"]), order.index(r["method"]), r["seed"]))
     common.write(out, {
-        "name": "Three detectors with their defaults on real parts", "command": common.command(root="DATA"),
+        "name": "Three detectors with their defaults on real parts" + (f", but {pixels} pixels" if pixels else ""),
+        "command": common.command(root="DATA", pixels=pixels),
         "versions": common.versions(), "threads": torch.get_num_threads(), "device": "cpu",
         "protocol": "bottle and screw: official split of MVTec AD, images of the copies used were reduced to 450×450 "
         "and 512×512; magnetic_tile: split by tile, tile index mod 5, 4 for testing, 0 to 2 for training, good images "
@@ -92,7 +99,10 @@ def main() -> None:
     parser = common.arguments(__doc__, Path(__file__).with_suffix(".json"), data=list(SEEDS))
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", help="default: 0 to 4, of magnetic_tile 0 to 2")
+    parser.add_argument("--pixels", type=int, help="a control: side of the images, for every method")
     args = parser.parse_args()
+    if args.pixels:
+        args.out = args.out.with_stem(f"{args.out.stem}_{args.pixels}")
     torch.set_num_threads(1)
     for method in args.methods:
         for name in args.data or list(SEEDS):
@@ -100,9 +110,9 @@ def main() -> None:
                 done = {(r["data"], r["method"], r["seed"]) for r in common.read(args.out, {"results": []})["results"]}
                 if (name, method, seed) in done:
                     continue
-                found, prediction = run(method, name, seed, args.root)
+                found, prediction = run(method, name, seed, args.root, args.pixels)
                 keep(args.out.with_stem(args.out.stem + "_scores"), (name, method, seed), prediction)
-                save(args.out, found)
+                save(args.out, found, args.pixels)
                 print(name, method, seed, *(f"{k} {found[k]['value']:.4f}" for k in MEASURES), flush=True)
 
 
