@@ -203,7 +203,9 @@ def test_the_histogram_counts_every_image_once() -> None:
     (ax,) = figure.axes
     assert sum(bar.get_height() for bar in ax.patches) == 50
     texts = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert texts == ["normal (30)", "x (10)", "y (10)"]
+    assert texts == ["good (30)", "x (10)", "y (10)"]
+    (ax,) = plots.score_histogram([0] * 30 + [1] * 20, np.arange(50.0)).axes
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["good (30)", "defective (20)"]
 
 
 def test_the_circles_of_the_covering_radius_reach_the_farthest_point() -> None:

@@ -1,6 +1,6 @@
 """Pictures of results: image grids with anomaly maps, score histograms, ROC curves, coreset coverage, ablations.
 
-Every function but `playable` returns a matplotlib ``Figure`` that is unknown to pyplot. As the last expression of a
+Every function returns a matplotlib ``Figure`` that is unknown to pyplot. As the last expression of a
 notebook cell it shows itself once; nothing has to be closed and no global setting is changed.
 ``figure.savefig("name.pdf")`` writes it to a file. Arrays, lists and torch tensors (on any device) are accepted.
 
@@ -11,10 +11,7 @@ that a greyscale print loses nothing.
 
 from __future__ import annotations
 
-import base64
-import html
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -37,11 +34,10 @@ ANOMALOUS = ("#E69F00", "#D55E00", "#F0E442", "#009E73", "#56B4E9", "#CC79A7", "
 HATCHES = ("//", "..", "\\\\", "xx", "--")
 LINES = ((NORMAL, "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#E69F00", ":"))
 MAP_COLOURS = colormaps["inferno"]  # lightness grows with the value, so it survives a greyscale print
-PLAYS = ("coreset", "field", "mix", "noise", "threshold", "wipe")  # what book/_static/play.js can draw
 HALO: list[patheffects.AbstractPathEffect] = [patheffects.withStroke(linewidth=3, foreground="black")]
 
 
-class _Figure(Figure):
+class Drawing(Figure):
     """A figure that shows itself in Jupyter, also where pyplot was never imported.
 
     It sends a PNG of 256 colours; a grid of photographs, whose noise a PNG cannot compress, as a smaller JPEG.
@@ -107,7 +103,7 @@ def show(
     ValueError
         Where the lists differ in length, a mask or map is not of its image's size, or a value is not usable.
     """
-    pictures = [_picture(image, f"images[{i}]") for i, image in enumerate(images)]
+    pictures = [as_picture(image, f"images[{i}]") for i, image in enumerate(images)]
     for name, values in {"masks": masks, "maps": maps, "scores": scores, "titles": titles}.items():
         _check_length(name, values, len(pictures))
     if maps is None and (threshold is not None or limits is not None):
@@ -135,6 +131,7 @@ def show(
         mappable = ScalarMappable(scale, MAP_COLOURS)  # the arrows of "both": values beyond the scale exist
         bar = figure.colorbar(mappable, ax=list(axes.flat), extend="both", aspect=14 * len(axes), pad=0.02)
         bar.ax.tick_params(labelsize=8, colors=INK)
+        bar.set_label("score of a pixel", fontsize=8, color=INK)
         if threshold is not None and scale.vmin <= threshold <= scale.vmax:  # pyrefly: ignore
             bar.ax.axhline(threshold, color="white", lw=1.5, path_effects=HALO)
     return figure
@@ -167,7 +164,7 @@ def contact_sheet(
     _check_length("row_titles", row_titles, len(rows))
     _check_length("col_titles", col_titles, columns)
     table = [
-        [None if cell is None else _picture(cell, f"rows[{i}][{j}]") for j, cell in enumerate(row)]
+        [None if cell is None else as_picture(cell, f"rows[{i}][{j}]") for j, cell in enumerate(row)]
         for i, row in enumerate(rows)
     ]
     figure, axes = _grid([next((c.shape[:2] for c in row if c is not None), (1, 1)) for row in table], columns)
@@ -186,18 +183,18 @@ def contact_sheet(
 def score_histogram(
     labels: Any, scores: Any, *, threshold: float | None = None, kinds: Sequence[str] | None = None
 ) -> Figure:
-    """The image scores of normal and anomalous parts, stacked so that neither hides the other.
+    """The image scores of good and defective parts, stacked so that neither hides the other.
 
     Parameters
     ----------
     labels : (N,)
-        0 for normal, 1 for anomalous. One class alone is fine.
+        0 for good, 1 for defective. One class alone is fine.
     scores : (N,)
         Finite image scores, higher is more anomalous.
     threshold : float, optional
         Drawn as a vertical line.
     kinds : sequence (N,) of str, optional
-        Defect kinds, to colour the anomalous images by kind. Entries of normal images are ignored.
+        Defect kinds, to colour the defective images by kind. Entries of good images are ignored.
 
     Returns
     -------
@@ -210,10 +207,10 @@ def score_histogram(
     """
     truth, values = _labels_and_scores(labels, scores)
     _check_length("kinds", kinds, len(values))
-    names = np.array(["anomalous"] * len(values) if kinds is None else [str(kind) for kind in kinds])
+    names = np.array(["defective"] * len(values) if kinds is None else [str(kind) for kind in kinds])
     groups: list[tuple[str, Any, str, str | None]] = []
     if not truth.all():
-        groups.append(("normal", values[~truth], NORMAL, None))
+        groups.append(("good", values[~truth], NORMAL, None))
     for i, name in enumerate(sorted(set(names[truth]))):
         style = ANOMALOUS[i % len(ANOMALOUS)], HATCHES[i % len(HATCHES)]
         groups.append((str(name), values[truth & (names == name)], *style))
@@ -239,7 +236,7 @@ def roc(labels: Any, scores: Any) -> Figure:
     Parameters
     ----------
     labels : (N,)
-        0 for normal, 1 for anomalous; both must occur.
+        0 for good, 1 for defective; both must occur.
     scores : (N,)
         Finite image scores, higher is more anomalous; or ``{name: scores}`` to compare detectors.
 
@@ -258,14 +255,14 @@ def roc(labels: Any, scores: Any) -> Figure:
     for i, (name, values) in enumerate(curves.items()):
         truth, numbers = _labels_and_scores(labels, values)
         if truth.all() or not truth.any():
-            raise ValueError("an ROC curve needs normal (0) and anomalous (1) labels; only one class is present.")
+            raise ValueError("an ROC curve needs good (0) and defective (1) labels; only one class is present.")
         false_alarms, hits, _ = roc_curve(truth, numbers)
         colour, style = LINES[i % len(LINES)]
         label = f"{name} AUROC {roc_auc_score(truth, numbers):.3f}".strip()
         # Not clipped: the curve of a perfect detector lies on the frame and would lose half its width.
         ax.plot(false_alarms, hits, color=colour, ls=style, lw=2.2, label=label, clip_on=False, zorder=3)
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    ax.set(xlabel="false alarms (share of normal)", ylabel="detected (share of anomalous)")
+    ax.set(xlabel="false alarms (share of good)", ylabel="found (share of defective)")
     ax.legend(loc="lower right", fontsize=8.5, edgecolor="white", framealpha=0.85, facecolor="white", labelcolor=INK)
     return figure
 
@@ -292,7 +289,7 @@ def coreset_coverage(points: Any, centres: Any, radius: float | None = None) -> 
     ValueError
         Where the points are not (N, 2) and finite, an index is out of range, or the radius is negative.
     """
-    cloud, chosen = _array(points).astype(float), _array(centres)
+    cloud, chosen = as_array(points).astype(float), as_array(centres)
     if cloud.ndim != 2 or cloud.shape[1] != 2 or not np.isfinite(cloud).all():
         raise ValueError(f"points must be finite and of shape (N, 2); got shape {cloud.shape}.")
     if chosen.ndim != 1 or chosen.dtype.kind not in "iu" or not np.isin(chosen, np.arange(len(cloud))).all():
@@ -368,147 +365,8 @@ def bars(
     return figure
 
 
-class Table:
-    """What `table` returns. As the last expression of a notebook cell it shows itself; `print` gives plain text."""
-
-    def __init__(self, header: list[str], rows: list[list[str]], caption: str) -> None:
-        self.header, self.rows, self.caption = header, rows, caption
-
-    def __repr__(self) -> str:
-        lines = [self.header, *self.rows]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(self.header))]
-        text = "\n".join(
-            "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines
-        )
-        return text + (f"\n{self.caption}" if self.caption else "")
-
-    def _repr_html_(self) -> str:
-        def line(cells: list[str], scope: str) -> str:
-            name, *rest = (html.escape(cell) for cell in cells)
-            one = "<td>{}</td>" if scope == "row" else '<th scope="col">{}</th>'
-            return f'<tr><th scope="{scope}">{name}</th>{"".join(map(one.format, rest))}</tr>'
-
-        caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
-        head, body = line(self.header, "col"), "".join(line(cells, "row") for cells in self.rows)
-        return f'<table class="adlib-table">{caption}<thead>{head}</thead><tbody>{body}</tbody></table>'
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[object]], caption: str = "") -> Table:
-    """A table of results; the first column names the row.
-
-    Parameters
-    ----------
-    header : sequence of str
-        One name for each column.
-    rows : iterable of sequences
-        Texts stay as they are, floats get three digits.
-
-    Raises
-    ------
-    ValueError
-        Where a row has more or fewer cells than the header.
-    """
-    written = [[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
-    for number, cells in enumerate(written):
-        if len(cells) != len(header):
-            raise ValueError(f"row {number} has {len(cells)} cells; expected {len(header)}, as the header has")
-    return Table([str(name) for name in header], written, caption)
-
-
-class Playable:
-    """What `playable` returns. As the last expression of a notebook cell it shows itself."""
-
-    def __init__(self, kind: str, markup: str) -> None:
-        self.kind, self.markup = kind, markup
-
-    def __repr__(self) -> str:
-        return f"Playable({self.kind!r})"
-
-    def _repr_html_(self) -> str:
-        return self.markup
-
-
-def playable(
-    kind: str, data: Mapping[str, Any], fallback: Figure, *, alt: str, title: str, caption: str = "", digits: int = 3
-) -> Playable:
-    """A figure that the built book lets readers move, and everywhere else is the still picture `fallback`.
-
-    The output is one HTML element with the picture and the data. In the book, ``book/_static/play.js`` finds it and
-    draws the controls; it needs nothing else. On Colab, on paper and without scripts the picture stays.
-
-    Parameters
-    ----------
-    kind : str
-        One of ``PLAYS``. What data each needs is said in play.js.
-    data : mapping
-        Numbers, texts, lists, arrays, tensors and mappings of these. A uint8 array is packed, and a PIL image becomes
-        a JPEG.
-    fallback : Figure
-        A still picture that says the same without being moved.
-    alt, title, caption : str
-        What the picture shows, for who cannot see it; the name of the figure; what it tells.
-    digits : int
-        Floats are rounded to so many digits after the point.
-
-    Returns
-    -------
-    Playable
-
-    Raises
-    ------
-    ValueError
-        Where the kind is unknown, alt or title is empty, or a number is NaN or infinite.
-    """
-    if kind not in PLAYS:
-        raise ValueError(f"kind is {kind!r}; expected one of {', '.join(PLAYS)}.")
-    if not alt.strip() or not title.strip():
-        raise ValueError("alt and title must say something: a reader may not see the picture.")
-    stored = json.dumps(_plain(data, "data", digits), separators=(",", ":"), ensure_ascii=False)
-    stored = stored.replace("<", "\\u003c")  # so that no text in it ends the script
-    shown = _Figure._repr_mimebundle_(fallback)  # pyrefly: ignore
-    mime, picture = next(item for item in shown.items() if item[0].startswith("image/"))
-    source = f"data:{mime};base64,{base64.b64encode(picture).decode()}"
-    return Playable(
-        kind,
-        f'<figure class="adlib-play" data-play="{kind}" data-title="{html.escape(title)}">\n'
-        f'<img alt="{html.escape(alt)}" src="{source}">\n'
-        f"<figcaption><strong>{html.escape(title)}.</strong> {html.escape(caption)}</figcaption>\n"
-        f'<script type="application/json">{stored}</script>\n</figure>',
-    )
-
-
-def as_image(image: Any) -> Image.Image:
-    """A picture (3, H, W) or plane (H, W) with values in [0, 1], for `playable`.
-
-    Raises
-    ------
-    ValueError
-        Where the shape is another one or a value lies outside [0, 1].
-    """
-    return Image.fromarray(np.round(255 * _picture(image, "image")).astype(np.uint8))
-
-
-def _plain(value: Any, name: str, digits: int) -> Any:
-    """What JSON can hold, small: rounded numbers, packed bytes, pictures as JPEG."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(part, f"{name}[{key!r}]", digits) for key, part in value.items()}
-    if isinstance(value, Image.Image):
-        value.convert("RGB").save(stored := BytesIO(), "jpeg", quality=72, optimize=True)
-        return f"data:image/jpeg;base64,{base64.b64encode(stored.getvalue()).decode()}"
-    if value is None or isinstance(value, bool | str):
-        return value
-    if isinstance(value, list | tuple):
-        return [_plain(part, f"{name}[{i}]", digits) for i, part in enumerate(value)]
-    numbers = _array(value)
-    if numbers.dtype == np.uint8:
-        return {"shape": list(numbers.shape), "bytes": base64.b64encode(numbers.tobytes()).decode()}
-    if numbers.dtype.kind not in "biuf" or not np.isfinite(numbers).all():
-        raise ValueError(f"{name} is {value!r}; expected finite numbers, text, pictures or lists of these.")
-    rounded = numbers if numbers.dtype.kind in "biu" else np.round(numbers.astype(float), digits) + 0.0  # no -0.0
-    return rounded.tolist()
-
-
-def _array(values: Any) -> np.ndarray:
+def as_array(values: Any) -> np.ndarray:
+    """An array of whatever holds numbers."""
     if hasattr(values, "detach"):  # a torch tensor: numpy needs it on the CPU and knows no bfloat16
         values = values.detach().cpu()
         values = values.float() if values.is_floating_point() else values
@@ -520,9 +378,9 @@ def _check_length(name: str, values: Sequence[Any] | None, count: int) -> None:
         raise ValueError(f"{name} has {len(values)} entries; expected {count}, one for each.")
 
 
-def _picture(image: Any, name: str) -> np.ndarray:
+def as_picture(image: Any, name: str) -> np.ndarray:
     """(3, H, W) to (H, W, 3), or a plane (H, W) as it is, once it is known that it can be shown."""
-    pixels = _array(image).astype(np.float32)
+    pixels = as_array(image).astype(np.float32)
     if pixels.size == 0 or not (pixels.ndim == 2 or (pixels.ndim == 3 and len(pixels) == 3)):
         raise ValueError(f"{name} has shape {pixels.shape}; expected (3, H, W).")
     if not (pixels.min() >= -1e-4 and pixels.max() <= 1 + 1e-4):  # written so that NaN fails too
@@ -531,7 +389,7 @@ def _picture(image: Any, name: str) -> np.ndarray:
 
 
 def _plane(values: Any, name: str, size: tuple[int, ...]) -> np.ndarray:
-    plane = _array(values).astype(np.float32)
+    plane = as_array(values).astype(np.float32)
     if plane.shape != size:
         raise ValueError(f"{name} has shape {plane.shape}, but its image is {size[0]} x {size[1]}: resize it to that.")
     if not np.isfinite(plane).all():
@@ -554,21 +412,21 @@ def _common_scale(
 
 
 def _numbers(values: Any, name: str, count: int) -> np.ndarray:
-    numbers = _array(values).astype(float)
+    numbers = as_array(values).astype(float)
     if numbers.shape != (count,) or count == 0 or not np.isfinite(numbers).all():
         raise ValueError(f"{name} must be {count or 'one or more'} finite numbers in one row; got {numbers}.")
     return numbers
 
 
 def _labels_and_scores(labels: Any, scores: Any) -> tuple[np.ndarray, np.ndarray]:
-    truth = _array(labels)
+    truth = as_array(labels)
     if truth.ndim != 1 or not np.isin(truth, (0, 1)).all():
-        raise ValueError(f"labels must be a list of 0 (normal) and 1 (anomalous); got {truth}.")
+        raise ValueError(f"labels must be a list of 0 (good) and 1 (defective); got {truth}.")
     return truth == 1, _numbers(scores, "scores", len(truth))
 
 
 def _single(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = _Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+    figure = Drawing(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
     ax = figure.add_subplot(facecolor="white")
     # Colours are said here, not left to the reader's style: dark text belongs to the white ground.
     ax.spines[:].set(color=INK)
@@ -585,7 +443,7 @@ def _grid(sizes: Sequence[tuple[int, ...]], columns: int) -> tuple[Figure, np.nd
         raise ValueError("there is nothing to show: give at least one image.")
     heights = [PANEL * float(np.clip(height / width, 0.3, 2)) for height, width in sizes]
     shape = (PANEL * columns + 0.9, sum(heights) + 0.1 * len(heights) + 0.3)
-    figure = _Figure(figsize=shape, dpi=DPI, layout="compressed", facecolor="white")
+    figure = Drawing(figsize=shape, dpi=DPI, layout="compressed", facecolor="white")
     figure.photographs = True
     axes = figure.subplots(len(sizes), columns, squeeze=False, gridspec_kw={"height_ratios": heights})
     for ax in axes.flat:
