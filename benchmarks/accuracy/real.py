@@ -111,7 +111,8 @@ def main() -> None:
                 if (name, method, seed) in done:
                     continue
                 found, prediction = run(method, name, seed, args.root, args.pixels)
-                keep(args.out.with_stem(args.out.stem + "_scores"), (name, method, seed), prediction)
+                if not args.pixels:
+                    keep(args.out.with_stem(args.out.stem + "_scores"), (name, method, seed), prediction)
                 save(args.out, found, args.pixels)
                 print(name, method, seed, *(f"{k} {found[k]['value']:.4f}" for k in MEASURES), flush=True)
 
