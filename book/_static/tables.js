@@ -2,6 +2,9 @@
 // so, keeps the first column in sight, and the keyboard reaches it.
 document.addEventListener("DOMContentLoaded", () => {
   const boxes = document.querySelectorAll(".bd-article .pst-scrollable-table-container:has(> table)");
+  // Names in a table break where a word of them ends.
+  for (const name of document.querySelectorAll(".bd-article td code .pre:not(:has(*))"))
+    name.innerHTML = name.innerHTML.replace(/[._(](?=\w)/g, "$&<wbr>");
   const atEnd = (box) => box.classList.toggle("at-end", box.scrollLeft + box.clientWidth > box.scrollWidth - 4);
   const look = (box, number) => {
     const wide = box.scrollWidth > box.clientWidth + 1;
