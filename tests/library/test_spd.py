@@ -35,6 +35,81 @@ def photographs(n: int = 6, size: int = 64) -> torch.Tensor:
     return nn.functional.interpolate(coarse, (size, size), mode="bilinear") * 0.8 + 0.1
 
 
+# ------------------------------------------------------------------ as the folded tables of section 3.2 say it
+
+
+def recolour(x: np.ndarray, saturation: float, contrast: float, brightness: float) -> np.ndarray:
+    luminance = 0.299 * x[0] + 0.587 * x[1] + 0.114 * x[2]
+    v = luminance + saturation * (x - luminance)
+    return np.clip(brightness * (v.mean() + contrast * (v - v.mean())), 0, 1)
+
+
+def blurred(x: np.ndarray, sigma: float, largest: float, mode: str) -> np.ndarray:
+    for axis in (1, 2):
+        x = gaussian_filter1d(x, sigma, axis=axis, mode=mode, radius=max(1, math.ceil(3 * largest)))
+    return x
+
+
+def between(n: int, place: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For places from -1 to 1 along n pixels the two nearest pixels, and the weight of the second."""
+    at = np.clip(((place + 1) * n - 1) / 2, 0, n - 1)
+    return np.floor(at).astype(int), np.minimum(np.floor(at).astype(int) + 1, n - 1), at % 1
+
+
+@pytest.mark.parametrize("shape", [(40, 56), (64, 64)])
+def test_smooth_blend_is_what_the_chapter_says(shape: tuple[int, int]) -> None:
+    (h, w), x, g = shape, torch.rand(4, 3, *shape, generator=generator(1)), generator(2)
+
+    def draw() -> np.ndarray:
+        return torch.rand(4, generator=g).double().numpy()
+
+    share = 0.005 + (0.02 - 0.005) * draw()
+    ratio = np.exp(math.log(0.3) + (math.log(3.3) - math.log(0.3)) * draw())
+    height = np.clip(np.round(np.sqrt(share * h * w / ratio)), 2, h // 2).astype(int)
+    width = np.clip(np.round(np.sqrt(share * h * w * ratio)), 2, w // 2).astype(int)
+    corners = [np.floor(draw() * (n - side + 1)).astype(int) for n, side in ((h, height), (w, width)) * 2]
+    factors = [0.6 + 0.8 * draw() for _ in range(3)]
+    found, _ = spd.smooth_blend(x, generator(2))
+    for i, image in enumerate(x.double().numpy()):
+        from_row, from_column, to_row, to_column = (corner[i] for corner in corners)
+        mask = np.zeros((1, h, w))
+        mask[:, to_row:to_row + height[i], to_column:to_column + width[i]] = 1
+        rows = np.clip(np.arange(h) - to_row + from_row, 0, h - 1)
+        columns = np.clip(np.arange(w) - to_column + from_column, 0, w - 1)
+        pasted = recolour(image[:, rows][:, :, columns], *(factor[i] for factor in factors))
+        soft = blurred(mask, 0.02 * w, 0.02 * w, "constant")
+        assert np.abs((1 - soft) * image + soft * pasted - found[i].numpy()).max() < 1e-5
+
+
+@pytest.mark.parametrize(("views", "area", "colour", "grey", "blur"), [
+    (WEAK, 0.8, 0.1, 0, 0.004), (STRONG, 0.2, 0.4, 0.2, 0.012)])
+def test_views_are_what_the_chapter_says(views: Views, area: float, colour: float, grey: float, blur: float) -> None:
+    (h, w), x, g = (40, 56), torch.rand(6, 3, 40, 56, generator=generator(3)), generator(4)
+
+    def draw() -> np.ndarray:
+        return torch.rand(6, generator=g).double().numpy()
+
+    share, ratio = area + (1 - area) * draw(), np.exp(math.log(3 / 4) + 2 * math.log(4 / 3) * draw())
+    width, height = np.minimum(1, np.sqrt(share * ratio)), np.minimum(1, np.sqrt(share / ratio))
+    mirrored = draw() < 0.5
+    across, down = (2 * draw() - 1) * (1 - width), (2 * draw() - 1) * (1 - height)
+    saturation = 1 - colour + 2 * colour * draw()
+    saturation = np.where(draw() < grey, 0, saturation) if grey else saturation
+    contrast, brightness = (1 - colour + 2 * colour * draw() for _ in range(2))
+    sigma = np.where(draw() < 0.5, (0.1 + 0.9 * draw()) * blur * w, 0)
+    found = augment(x, views, generator(4))
+    for i, image in enumerate(x.double().numpy()):
+        side = -width[i] if mirrored[i] else width[i]
+        near, far, weight = between(w, side * ((2 * np.arange(w) + 1) / w - 1) + across[i])
+        image = (1 - weight) * image[:, :, near] + weight * image[:, :, far]
+        near, far, weight = between(h, height[i] * ((2 * np.arange(h) + 1) / h - 1) + down[i])
+        image = (1 - weight[:, None]) * image[:, near] + weight[:, None] * image[:, far]
+        image = recolour(image, saturation[i], contrast[i], brightness[i])
+        if sigma[i]:
+            image = blurred(image, sigma[i], sigma.max(), "nearest")
+        assert np.abs(image - found[i].numpy()).max() < 1e-5
+
+
 # ------------------------------------------------------------------ views
 
 
