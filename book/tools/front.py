@@ -28,6 +28,7 @@ COMPARED = ("patchcore", "patchcore_128", "simplenet", "efficientad")
 # What of the comparison stands behind which line of the guide: product, kind of anomaly, and how a reader says it.
 BEHIND = {("board", "structural"): "small defects (`board`)",
           ("fabric", "structural"): "an even surface (`fabric`)",
+          ("washer", "structural"): "parts at any angle (`washer`)",
           ("kit", "logical"): "a wrong set of parts (`kit`)"}  # fmt: skip
 COSTS: dict[str, Callable[[dict[str, Any]], str]] = {
     "one image takes": lambda cost: results.seconds(cost["one_image_seconds"]),
