@@ -16,7 +16,7 @@ Where the data set has held-out good images (tiles), or the method holds out som
 they are 19 or more parts, the threshold at α = 0.05 is measured too. EfficientAD's quantiles come from the same
 held-out images, so there its promise holds only about.
 
-The score of each test image is kept in real_scores.json, for intervals over seeds and images.
+The score of each test image is kept in real_scores.json, which git ignores, for intervals over seeds and images.
 
 `--pixels` is a control: all else the same, images of so many pixels a side, into real_128.json. EfficientAD's default
 here is 128 pixels and the others' 224, so a difference between them may be one of pixels alone.
