@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@$(PY) -c 'import sys; v = sys.version_info; v >= (3, 11, 4) or sys.exit("$(VENV) was made with Python %d.%d.%d, but adlib needs 3.11.4 or newer. Delete $(VENV) and run make again." % v[:3])'
 	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
-	$(VENV)/bin/uv pip install --python $(PY) --constraint constraints.txt --build-constraint constraints.txt --editable '.[book,dev]'
+	$(VENV)/bin/uv pip install --python $(PY) --constraint constraints.txt --build-constraint constraints.txt --editable '.[book,dev,export,cluster]'
 	@touch $(STAMP)
 
 book: $(STAMP)  ## run every chapter and build the HTML book

@@ -64,7 +64,9 @@ def test_every_imported_package_is_required() -> None:
     words -= {*sys.stdlib_module_names, "adlib", "IPython"}  # IPython: only where a notebook runs
     # A docstring's line may begin with "from" too; what cannot be found is no package.
     needed = {import_names.get(word, word) for word in words if importlib.util.find_spec(word)}
-    assert needed <= {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
+    extras = PROJECT["optional-dependencies"]
+    required = [*PROJECT["dependencies"], *extras["export"], *extras["cluster"]]
+    assert needed <= {canonicalize_name(Requirement(line).name) for line in required}
 
 
 @pytest.mark.parametrize(("name", "first", "last"), [
