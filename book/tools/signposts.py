@@ -50,7 +50,8 @@ def targets(env: BuildEnvironment) -> Targets:
     for page, contents in env.tocs.items():
         title = env.titles[page].astext()
         for entry in contents.findall(nodes.reference):
-            if numbered := HEADING.match(entry.astext()):
+            numbered = HEADING.match(entry.astext())
+            if numbered and not (numbered[1] and entry["anchorname"]):  # the ledger has chapters' titles as headings
                 found.setdefault(numbered[1] or numbered[2], (page, entry["anchorname"][1:], entry.astext()))
         for tag in env.metadata[page].get("equations", ()):
             found[f"({tag})"] = (page, f"eq-{tag.replace('.', '-')}", f"equation ({tag}) in {title}")

@@ -85,7 +85,8 @@ def book(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
              shows({"image/png": PNG}, figure={"caption": "By (2.1)."}), shows({"text/html": HTML})]
     nbformat.write(new_notebook(cells=cells), root / "notebooks" / "02_a.ipynb")
     (root / "page.md").write_text(PAGE, encoding="utf-8")
-    (root / "index.md").write_text("# The book\n\n```{toctree}\npage\nnotebooks/02_a\n```\n", encoding="utf-8")
+    (root / "index.md").write_text("# The book\n\n```{toctree}\npage\nnotebooks/02_a\n```\n\n## 2 · A method\n\n"
+                                   "Not the chapter, though its name comes first.\n", encoding="utf-8")
     settings = {"extensions": ["sphinx.ext.autodoc", "myst_nb", "adlib_book"], "html_theme": "sphinx_book_theme",
                 "nb_execution_mode": "off", "mathjax_path": "mathjax.js", "myst_enable_extensions": ["dollarmath"]}
     warnings = io.StringIO()
