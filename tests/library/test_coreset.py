@@ -79,7 +79,7 @@ def test_rounding_in_float32_decides_nothing():
 def test_the_margin_is_above_the_rounding_errors(width):
     """What the guarantee rests on, on the machine and the matrix library that this runs on."""
     x = draw(3000, width) * torch.rand(3000, 1, generator=torch.Generator().manual_seed(1)) + 0.5
-    state = coreset._Bounds(x, 400, 0)
+    state = coreset._Bounds(x, 400, torch.tensor([0]))
     state.centres, state.rows, state.count = torch.arange(400), state.x[:400], 400
     squared = state._products(state.x, 0, 400) + state.norms[:, None]
     exact = torch.cdist(x.double(), x[:400].double(), compute_mode="donot_use_mm_for_euclid_dist").square()
@@ -176,6 +176,36 @@ def test_a_query_of_the_bank_has_distance_zero():
     bank = draw(1000, 50) * 1e-3 + 1000  # far from the origin: norms would swallow the distances
     distances, indices = k_nearest(bank[:300], bank, 1)
     assert torch.equal(distances, torch.zeros(300, 1)) and torch.equal(indices[:, 0], torch.arange(300))
+
+
+def test_a_search_in_groups_finds_what_the_full_search_finds() -> None:
+    rooms = draw(30, 12, seed=3) * 4
+    near = rooms[torch.arange(3000) % 30] + draw(3000, 12, seed=4) / 3
+    cases = {
+        "clusters": near, "no structure": draw(3000, 12, seed=5), "one point": near[:1].repeat(2500, 1),
+        "twins": torch.cat([near[:1500], near[:1500]]), "one far row": torch.cat([near, near[:1] * 1000]),
+        "far from the origin": near * 1e-2 + 1000,
+    }
+    for name, bank in cases.items():
+        queries = torch.cat([bank[::60], bank[::60] + draw(len(bank[::60]), 12, seed=6) / 2, draw(80, 12, seed=7) * 50])
+        (distance, index), (full, at) = k_nearest(queries, Bank(bank)), k_nearest(queries, bank)
+        assert torch.allclose(distance, full, rtol=1e-5, atol=1e-5), name
+        assert name in ("one point", "twins") or torch.equal(index, at), name
+        assert bool((distance[: len(bank[::60])] == 0).all()), name
+    queries[5] = torch.nan  # which does not reach the others
+    distance, _ = k_nearest(queries, Bank(bank))
+    sound = torch.arange(len(queries)) != 5
+    assert distance[5].isnan() and torch.allclose(distance[sound], full[sound], rtol=1e-5, atol=1e-5)
+
+
+def test_most_groups_are_passed_over() -> None:
+    rooms = draw(50, 12, seed=3) * 4
+    bank = rooms[torch.arange(4000) % 50] + draw(4000, 12, seed=4) / 10
+    searched, prepared = [], Bank(bank)
+    visit = prepared.groups._visit
+    prepared.groups._visit = lambda q, wanted, *rest: (searched.append(wanted.mean()), visit(q, wanted, *rest))
+    k_nearest(bank[:200] + 0.01, prepared)
+    assert 0 < sum(searched) < 0.1  # of all groups, for each query
 
 
 def test_neighbours_refuse_what_makes_no_sense():
