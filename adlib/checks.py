@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 import numbers
+import re
+import sys
 from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 MAX_SIDE, MAX_PIXELS = 16_384, 2**24  # of the images that a detector computes on: 4,096 × 4,096
@@ -43,7 +47,7 @@ def layer_names(layers: Any) -> tuple[str, ...]:
     return tuple(layers)
 
 
-def image_sides(image_size: Any, least: int = 32) -> tuple[int, int]:
+def image_sides(image_size: Any, least: int = 32, pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """`image_size` as (height, width), or a ValueError where it is neither one number of pixels nor two, or too large.
 
     The bound is for the memory: a network's first layers take some hundred bytes for each pixel.
@@ -54,6 +58,20 @@ def image_sides(image_size: Any, least: int = 32) -> tuple[int, int]:
         height, width = (whole("a side", side, least, MAX_SIDE) for side in sides)
     except ValueError:
         raise ValueError(f"image_size = {image_size!r}: {expected} pixels a side") from None
-    if math.prod((height, width)) > MAX_PIXELS:
-        raise ValueError(f"image_size = {image_size!r}: expected at most {MAX_PIXELS:,} pixels in all")
+    if math.prod((height, width)) > pixels:
+        raise ValueError(f"image_size = {image_size!r}: expected at most {pixels:,} pixels in all")
     return height, width
+
+
+def printable(text: str) -> str:
+    """Control characters, which a file's name may have, are written out."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]", lambda m: f"\\x{ord(m[0]):02x}", text)
+
+
+def users_line() -> int:
+    """The stacklevel with which a warning names the line outside of this package that led to it."""
+    frame: FrameType | None = sys._getframe(1)
+    level, package = 1, str(Path(__file__).parent)
+    while frame is not None and frame.f_code.co_filename.startswith(package):
+        frame, level = frame.f_back, level + 1
+    return level

@@ -31,6 +31,9 @@ def fit_folds(detector: Any, samples: list[Sample], folds: int) -> Prediction:
     ValueError
         Where none could be, or where they are of fewer parts than folds.
     """
+    if getattr(detector, "chunk", None) is not None:
+        raise ValueError("folds and chunk are both given: folds are for few parts and hold all their images, chunk "
+                         "is for more images than memory holds. Leave one out; with many parts, give validation=0.35")
     images: list[Tensor] = []
     read: list[Sample] = []
     looks: list[Look] = []
@@ -46,13 +49,14 @@ def fit_folds(detector: Any, samples: list[Sample], folds: int) -> Prediction:
     for k, out in enumerate(tqdm(deal(read, folds, detector.seed), desc="folds", leave=False)):
         fold = blank(detector, k)
         _fit(fold, sorted(set(range(len(read))) - set(out)), images, read)
-        for chosen in chunks_of(out, detector.batch_size):
+        for chosen in chunks_of(out, detector.images_at_once):
             some, grid = fold.patch_scores(torch.stack([images[i] for i in chosen]).to(detector.device))
             scores[chosen] = some.float().cpu()
             grids.update(zip(chosen, grid.float().cpu(), strict=True))
         detector.folds.append(fold)
     maps = AnomalyMaps(torch.stack([grids[i] for i in range(len(read))]), detector.image_size, detector.smoothing,
-                       [look.size for look in looks], detector.resize)
+                       [look.size for look in looks], detector.resize, detector.reading.region,
+                       detector.reading.own_size is not None)
     return Prediction(finite(scores.numpy(), read), read, maps)
 
 
@@ -65,7 +69,7 @@ def _fit(detector: Any, chosen: list[int], images: list[Tensor], samples: list[S
         chosen, held = [place[id(s)] for s in rest], [place[id(s)] for s in out]
 
     def batches(indices: list[int]) -> Iterator[Tensor]:
-        for some in chunks_of(indices, detector.batch_size):
+        for some in chunks_of(indices, detector.images_at_once):
             yield torch.stack([images[i] for i in some]).to(detector.device)
 
     detector._plan(len(chosen))

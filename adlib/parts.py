@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from adlib.checks import users_line
 from adlib.folders import DatasetError
 from adlib.images import ImageError
 from adlib.samples import Names, Sample, collect
@@ -239,7 +240,7 @@ def must_promise(held_out: Sequence[Sample], alpha: float, folds: int | None = N
         if folds is not None and (bound := cross_conformal_bound(alpha, count, folds)) > alpha * (1 + 1e-9):
             warnings.warn(f"{_of(product)}{folds} folds of {count} parts promise at most {bound:.1%} false alarms in "
                           f"the worst case, not {alpha:.1%} (as a rule they keep well below that); folds={count} "
-                          f"promises {alpha:.1%}, and takes longer", stacklevel=3)
+                          f"promises {alpha:.1%}, and takes longer", stacklevel=users_line())
 
 
 def _of(product: str | None) -> str:
@@ -287,7 +288,7 @@ def by_product(values: Tensor, parts: Sequence[Part]) -> dict[str | None, Tensor
     return {product: values[[p == product for p in products]] for product in sorted(set(products), key=str)}
 
 
-def warn_of_odd_parts(scores: Tensor, parts: Sequence[Part], stacklevel: int) -> None:
+def warn_of_odd_parts(scores: Tensor, parts: Sequence[Part]) -> None:
     """Warn of held-out parts whose scores, in rising order, stand apart from the others of their product."""
     for product, own in by_product(scores, parts).items():
         if count := stand_apart(own):
@@ -296,7 +297,7 @@ def warn_of_odd_parts(scores: Tensor, parts: Sequence[Part], stacklevel: int) ->
             warnings.warn(
                 f"the scores of {count} of {len(own)} held-out parts{where} stand apart from the others, "
                 f"{own[-count]:.3g} and more: {', '.join(names[:8])}. Look at them (held_out). A defective part "
-                "among them makes the threshold too high: take it out, and fit again", stacklevel=stacklevel)
+                "among them makes the threshold too high: take it out, and fit again", stacklevel=users_line())
 
 
 def thresholds(values: Tensor, parts: Sequence[Part], alpha: float) -> float | dict[str, float]:

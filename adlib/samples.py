@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from adlib.checks import users_line
 from adlib.folders import DatasetError, group_names, list_images, some_names
 from adlib.images import ImageError, ImageSource, read_image, read_mask, read_size
 
@@ -228,7 +229,7 @@ def collect(
     if not items:
         raise DatasetError("no images: the source is empty, expected at least one; check how it was made")
     if base:
-        warn_of_skipped(base, skipped, 4)
+        warn_of_skipped(base, skipped)
     samples = [_as_sample(item, index, max_value, color) for index, item in enumerate(items)]
     paths = [Path(sample.path) for sample in samples]
     if group is not None:
@@ -247,11 +248,11 @@ def is_single(images: object) -> bool:
     return isinstance(images, (Image.Image, Sample)) or isinstance(images, (str, Path)) and not Path(images).is_dir()
 
 
-def warn_of_skipped(base: Path, skipped: Sequence[Path], stacklevel: int) -> None:
+def warn_of_skipped(base: Path, skipped: Sequence[Path]) -> None:
     """Warn of a folder's files that are no pictures by their endings; not of hidden ones."""
     if shown := [str(f.relative_to(base)) for f in skipped if not _hidden(f.relative_to(base))]:
         warnings.warn(f"{base}: {len(shown)} file(s) passed over, which are no pictures by their endings: "
-                      f"{some_names(shown)}", stacklevel=stacklevel)
+                      f"{some_names(shown)}", stacklevel=users_line())
 
 
 def in_memory(samples: Iterable[Sample]) -> list[Sample]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from adlib.reading import Reading
 
 # Constructor arguments that a file does not hold: they belong to one machine, one run, or to the user.
 NOT_SAVED = ("device", "pretrained", "checkpoint", "features_folder", "penalty_images")
-FORMAT = 3  # 1 had "levels" where there are "layers" now, 2 no checksum, versions or reading contract
+# 1 had "levels" where there are "layers" now, 2 no checksum, versions or reading contract, 3 no tiles and no radius
+# of a memory bank.
+FORMAT = 4
 # What a file says about the detector, and of which type.
 ABOUT = {"format": int, "method": str, "adlib": str, "torch": str, "frozen": (str, type(None)),
          "fingerprint": (str, type(None)), "config": dict, "reading": dict, "takes_aspect": bool, "folds": int,
@@ -38,10 +41,11 @@ def save_detector(detector: Any, path: Path) -> None:
 
 def load_detector(cls: Any, path: Path, device: torch.device, own: dict[str, nn.Module]) -> Any:
     """Read a detector of the class `cls`; see `Detector.load`."""
+    about, tensors = read_tensors(path)
+    cls = _class_named(about, path, cls) if inspect.isabstract(cls) else cls
     frozen = next(iter(inspect.signature(cls).parameters))
     if own.keys() - {frozen}:
         raise TypeError(f"load() got {', '.join(own)}: expected {frozen}= alone, and only for a module of your own")
-    about, tensors = read_tensors(path)
     _check_about(cls, about, path)
     if about["frozen"] is None and not own:
         raise ValueError(f"{path}: was fitted with a module of your own: pass it as {frozen}=")
@@ -69,6 +73,43 @@ def load_detector(cls: Any, path: Path, device: torch.device, own: dict[str, nn.
     for one in (*detector.folds, detector):
         one.device = device
     return detector.to(device)
+
+
+def must_give_scores(detector: Any) -> None:
+    """See `Detector.must_give_scores`."""
+    detector._must_be_fitted()
+    if bool((detector.normal_scores.diff() < 0).any()) or not (
+        len(detector.normal_scores) == len(detector.normal_peaks) == len(detector.normal_parts)
+    ):
+        raise ValueError("the held-out scores are not in rising order, or not one for each part")
+    few = [side if detector.tiles is None else min(side, detector.step * -(-64 // detector.step))
+           for side in detector.image_size]
+    reading, detector.reading = detector.reading, Reading()  # no region: this is no picture
+    try:
+        with torch.no_grad():
+            scores, grid = detector.patch_scores(torch.zeros(1, 3, *few))
+    finally:
+        detector.reading = reading
+    if not bool(torch.isfinite(scores).all()) or not bool(torch.isfinite(grid).all()):
+        raise ValueError("the scores of a black image are not finite")
+
+
+def _class_named(about: dict[str, Any], path: Path, base: Any) -> Any:
+    """The class of the detector in a file, among all that are defined in this process."""
+
+    def below(cls: Any) -> Iterator[Any]:
+        for one in cls.__subclasses__():
+            yield one
+            yield from below(one)
+
+    for name in adlib.__all__:  # so that those of adlib are imported
+        getattr(adlib, name)
+    known = {cls.__name__: cls for cls in below(base) if not inspect.isabstract(cls)}
+    if (found := known.get(str(about.get("method")))) is None:
+        raise ValueError(f"{path}: expected a detector saved by adlib, of {', '.join(sorted(known))}, found "
+                         f"{about.get('method', 'nothing of adlib')!r:.100}; for a method of your own, import the "
+                         "module that defines it first")
+    return found
 
 
 def blank(detector: Any, fold: int) -> Any:
