@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Self
 
 import torch
@@ -12,6 +12,10 @@ from torch.nn import functional as F
 
 from adlib.backbones import MEAN, STD
 from adlib.checks import layer_names, whole
+from adlib.receptive_field import ReceptiveField, on_first_grid, receptive_field
+from adlib.region import Cells
+
+LITTLE = 64  # pixels, enough of a blank picture to ask a network for its shapes
 
 
 class PatchFeatures(nn.Module):
@@ -34,11 +38,16 @@ class PatchFeatures(nn.Module):
         None: the channels stay what they are. A number: so many in all, as `pooled` makes them in the place of the
         averages (2.2), for each layer and then for the layers one after the other. That is what the official codes do,
         PatchCore's with 1,024 and SimpleNet's with 1,536.
+    tiles : int, optional
+        None: images go through the network whole. A number, a multiple of the coarsest layer's stride: square by
+        square of so many pixels, one at a time, each with as much of the picture around it as its cells can see. The
+        features are those of the whole image, but for rounding, in the memory that one such square needs.
 
     Raises
     ------
     ValueError
-        For no layer or one twice, an even neighbourhood, or a stride or a pooling below 1.
+        For no layer or one twice, an even neighbourhood, or a stride or a pooling below 1; for tiles that are no such
+        multiple, or of a backbone whose receptive field cannot be told.
 
     References
     ----------
@@ -52,6 +61,7 @@ class PatchFeatures(nn.Module):
         neighbourhood: int = 3,
         stride: int = 1,
         pooling: int | None = None,
+        tiles: int | None = None,
     ) -> None:
         super().__init__()
         self.layers, self.stride = layer_names(layers), whole("stride", stride)
@@ -62,6 +72,7 @@ class PatchFeatures(nn.Module):
         self.backbone = backbone.to(memory_format=torch.channels_last)  # about a quarter faster on CPUs
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+        self.tiles = None if tiles is None else self._tile(tiles)
 
     def train(self, mode: bool = True) -> Self:
         """The backbone stays in evaluation mode: in training mode its statistics would change with each batch."""
@@ -72,11 +83,19 @@ class PatchFeatures(nn.Module):
     def check_stride(self, image_size: tuple[int, int]) -> None:
         """Raise ValueError where images of this size have fewer rows or columns of cells than one stride."""
         if self.stride > 1:
-            with torch.no_grad():
-                rows, columns = self.all_cells(self.mean.new_zeros(1, 3, *image_size)).shape[-2:]
+            _, rows, columns = self.shape(image_size)
             if self.stride > min(rows, columns):
                 raise ValueError(f"stride = {self.stride}: expected at most {min(rows, columns)}, as images of "
                                  f"{image_size} pixels have {rows} rows and {columns} columns of cells")
+
+    @cached_property
+    def field(self) -> ReceptiveField | None:
+        """Which pixels a patch feature depends on, all layers together; None where the layers do not tell."""
+        try:
+            return on_first_grid([receptive_field(self.backbone, layer, neighbourhood=self.neighbourhood)
+                                  for layer in self.layers])
+        except ValueError:  # such as attention, which sees everything
+            return None
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] to features (B, C, h, w), C the sum of the layers' channels."""
@@ -84,6 +103,67 @@ class PatchFeatures(nn.Module):
 
     def all_cells(self, images: Tensor) -> Tensor:
         """As `forward`, without the stride: images (B, 3, H, W) in [0, 1] to features of all cells (B, C, h*, w*)."""
+        return self._whole(images) if self.tiles is None else self._tiled(images, self.tiles)
+
+    def shape(self, image_size: tuple[int, int]) -> tuple[int, int, int]:
+        """C, h* and w* for images of this size."""
+        with torch.no_grad():
+            if self.tiles is None or self.field is None:
+                _, c, rows, columns = self._whole(self.mean.new_zeros(1, 3, *image_size)).shape
+                return c, rows, columns
+            few = [min(side, self.step * -(-LITTLE // self.step)) for side in image_size]
+            c = self._whole(self.mean.new_zeros(1, 3, *few)).shape[1]
+        return c, image_size[0] // self.field.stride, image_size[1] // self.field.stride
+
+    @cached_property
+    def step(self) -> int:
+        """Pixels from one cell of the coarsest layer to the next."""
+        return max(receptive_field(self.backbone, layer).stride for layer in self.layers)
+
+    @property
+    def halo(self) -> int:
+        """How many pixels around a tile go through the network with it: what its cells see, in whole steps."""
+        size, stride, start = self.field or (1, 1, 0)
+        return self.step * -(-max(-start, size + start - stride) // self.step)
+
+    def _tile(self, tiles: int) -> int:
+        if self.field is None:
+            raise ValueError(f"tiles = {tiles!r}: the layers of this backbone do not tell what a cell sees, which may "
+                             "be the whole picture, so no tile gives what the picture would; leave tiles out, or use a "
+                             "convolutional backbone")
+        if whole("tiles", tiles, self.step) % self.step:
+            raise ValueError(f"tiles = {tiles}: expected a multiple of {self.step} pixels, the step of the coarsest "
+                             f"layer, such as {self.step * max(1, round(tiles / self.step))}")
+        side = self.step * -(-LITTLE // self.step)
+        with torch.no_grad():
+            found = self._whole(self.mean.new_zeros(1, 3, side, side)).shape[-2:]
+        if set(found) != {side // self.field.stride}:
+            raise ValueError(f"tiles = {tiles}: {side} pixels give {found[0]} × {found[1]} cells of this backbone, "
+                             f"expected one for {self.field.stride} pixels, or tiles would not fit together; leave "
+                             "tiles out, or use a backbone whose convolutions are padded")
+        return int(tiles)
+
+    def _tiled(self, images: Tensor, side: int) -> Tensor:
+        """`all_cells`, tile by tile."""
+        (height, width), step, halo = images.shape[-2:], self.field.stride if self.field else 1, self.halo
+        if height % self.step or width % self.step:
+            raise ValueError(f"images of {height} × {width} pixels: with tiles, expected multiples of {self.step}")
+        result = None
+        for top in range(0, height, side):
+            for left in range(0, width, side):
+                up, before = max(0, top - halo), max(0, left - halo)
+                part = self._whole(images[:, :, up : top + side + halo, before : left + side + halo])
+                if result is None:
+                    shape = (*part.shape[:2], height // step, width // step)  # channels last: its rows are a view
+                    result = torch.empty(shape, dtype=part.dtype, device=part.device, memory_format=torch.channels_last)
+                rows = slice(top // step, min(top + side, height) // step)
+                columns = slice(left // step, min(left + side, width) // step)
+                result[:, :, rows, columns] = part[:, :, rows.start - up // step : rows.stop - up // step,
+                                                   columns.start - before // step : columns.stop - before // step]
+        return result  # pyrefly: ignore
+
+    def _whole(self, images: Tensor) -> Tensor:
+        """`all_cells`, all at once."""
         x = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         outputs = self.backbone(x)
         of_cells = aggregate if self.pooling is None else partial(pooled, channels=self.pooling)
@@ -149,11 +229,12 @@ def averaged(features: Tensor, channels: int) -> Tensor:
     return rows.transpose(1, 2).unflatten(2, features.shape[2:])
 
 
-def to_rows(features: Tensor) -> Tensor:
-    """Features (B, C, h, w) to one row per patch (B·h·w, C), image by image, row by row.
+def to_rows(features: Tensor, cells: Cells | None = None) -> Tensor:
+    """Features (B, C, h, w) to one row per patch (B·h·w, C), image by image, row by row; or of m `cells` (B·m, C).
 
     The rows of all training images, one below the other, are the memory bank M of equation (2.4).
     """
+    features = features if cells is None else cells.of(features)
     return features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
 
 

@@ -7,7 +7,7 @@ loses its brightness, and with it many a defect.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
@@ -117,10 +117,12 @@ def read_stored(
     name: str | None = None,
     size: tuple[int, int] | None = None,
     color: str = "rgb",
+    change: Callable[[Tensor], object] | None = None,
 ) -> ReadImage:
     """Read one image as `read_image` does, and say how it is stored.
 
     Parameters and errors are those of `read_image`; where there is no `max_value`, `maxima` may have one for the type.
+    `change` may change each plane (H, W), its values in [0, 1], in place, before it is resized.
     """
     with opened(source, name, max_value, color) as stored:
         kind = "float" if "float" in stored.kind else stored.kind
@@ -138,6 +140,8 @@ def read_stored(
         for index, plane in enumerate(stored.planes):
             into = image[index] if work is None else work[0]
             ranges.append(_scale(plane(), maximum, into))
+            if change is not None:
+                change(into)
             if work is not None:
                 image[index] = resize_image(work, (height, width))[0]
         _check_range(stored, ranges, maximum)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from adlib.images import resized_sides, top_left
+from adlib.region import InspectedRegion
 from adlib.samples import Sample
 
 
@@ -60,13 +61,15 @@ def full_size_maps(grids: Tensor, size: tuple[int, int], sigma: float) -> Tensor
 class AnomalyMaps(Sequence):
     """Anomaly maps, each (H_i, W_i) float32 at its image's own size, computed when asked for.
 
-    A detector that has looked at the middle alone (`resize`) says nothing of the rest. There the map has the image's
-    smallest patch score: finite, and nothing that could be taken for a finding.
+    A detector that has looked at the middle alone (`resize`), or at a region, says nothing of the rest. There the map
+    has the image's smallest patch score: finite, and nothing that could be taken for a finding.
     """
 
     def __init__(self, grids: Tensor, image_size: tuple[int, int], sigma: float, sizes: list[tuple[int, int]],
-                 resize: int | None = None) -> None:  # fmt: skip
+                 resize: int | None = None, region: InspectedRegion | None = None,
+                 own_size: bool = False) -> None:  # fmt: skip
         self.grids, self.image_size, self.sigma, self.sizes, self.resize = grids, image_size, sigma, sizes, resize
+        self.region, self.own_size = region, own_size
 
     def __len__(self) -> int:
         return len(self.grids)
@@ -80,8 +83,12 @@ class AnomalyMaps(Sequence):
             (top, left), (h, w) = top_left(sides, self.image_size), self.image_size
             rest = (left, sides[1] - left - w, top, sides[0] - top - h)
             working = F.pad(working, rest, value=float(self.grids[index].min()))
-        if self.sizes[index] != sides:
+        if self.own_size:  # what was added at the right and below is cut off
+            working = working[:, : self.sizes[index][0], : self.sizes[index][1]]
+        elif self.sizes[index] != sides:
             working = F.interpolate(working[None], self.sizes[index], mode="bilinear", align_corners=False)[0]
+        if self.region is not None:
+            working = working.masked_fill(~self.region.at(self.sizes[index]), float(self.grids[index].min()))
         return working[0].numpy()
 
 

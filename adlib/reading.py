@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import math
 import statistics
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from adlib.checks import users_line
 from adlib.images import ImageError, read_size, read_stored, resize_image, resized_sides, top_left
+from adlib.receptive_field import ReceptiveField
+from adlib.region import FILL, InspectedRegion
 from adlib.samples import Sample
 
 STRETCH = 1.25  # how much longer or shorter an image may be, for its height, than those of training
@@ -60,6 +66,11 @@ class Reading:
         The least and the greatest mean difference of red and blue in a training image.
     reach : float
         The least of the largest values of the 16-bit training images; 0 where there were none.
+    region : InspectedRegion, optional
+        What of the picture is looked at; everything else is made grey before the image is resized.
+    own_size : (int, int), optional
+        Height and width that each image must have, where images are not resized but, at the right and below, continued
+        with their last pixels to a size that tiles can be cut from.
     """
 
     maxima: dict[str, float] = field(default_factory=dict)
@@ -68,6 +79,8 @@ class Reading:
     pixels: int = 0
     red_less_blue: tuple[float, float] = (-1.0, 1.0)
     reach: float = 0.0
+    region: InspectedRegion | None = None
+    own_size: tuple[int, int] | None = None
 
     def look(self, sample: Sample, size: tuple[int, int], resize: int | None = None) -> Look:
         """Read one image as the training images were read: resized to `size`, or its middle of that size.
@@ -80,15 +93,21 @@ class Reading:
             Names the image where it cannot be read or contradicts the contract.
         """
         source, name = sample.image_source, sample.path
+        if self.own_size is not None:
+            return self._look_at_own_size(sample, size)
         if callable(source):
             image = sample.image
             _, height, width = image.shape
+            if self.region is not None:
+                image = image.clone()  # the function may give the same tensor again
+                self._fill(image, name)
             sides = resized_sides((height, width), size, resize)
             look = Look(resize_image(image, sides), (height, width), None, 1.0, 1.0, True, 0.0, False)
         else:
             sides = size if resize is None else resized_sides(read_size(source, name=name), size, resize)
             stored = read_stored(source, name=name, max_value=sample.max_value, maxima=self.maxima, size=sides,
-                                 color=sample.color or self.color)
+                                 color=sample.color or self.color,
+                                 change=None if self.region is None else lambda plane: self._fill(plane, name))
             unsure = sample.color is None and not isinstance(source, (str, Path, Image.Image))
             look = Look(stored.image, stored.size, stored.type, stored.maximum, stored.largest,
                         sample.max_value is not None, 0.0, unsure)
@@ -98,6 +117,21 @@ class Reading:
         look = look._replace(red_less_blue=red - blue)
         self._check(look, name)
         return look
+
+    def _look_at_own_size(self, sample: Sample, size: tuple[int, int]) -> Look:
+        own = self.own_size or size
+        look = dataclasses.replace(self, own_size=None).look(sample, own)
+        if look.size != own:
+            raise ImageError(f"{sample.path}: is {look.size[0]} × {look.size[1]} pixels (height × width), expected "
+                             f"{own[0]} × {own[1]} as the training images, which are looked at in their own size; give "
+                             "the picture as the camera took it, or fit with image_size= to resize all")
+        missing = (0, size[1] - own[1], 0, size[0] - own[0])
+        return look._replace(image=F.pad(look.image[None], missing, mode="replicate")[0]) if any(missing) else look
+
+    def _fill(self, planes: Tensor, name: str) -> None:
+        """Make planes (…, H, W) grey, in place, where they are not inspected."""
+        if self.region is not None:
+            planes.masked_fill_(~self.region.at((planes.shape[-2], planes.shape[-1]), name), FILL)
 
     def _check(self, look: Look, name: str) -> None:
         if look.type is not None and self.pixels:  # the contract is made
@@ -171,7 +205,7 @@ class Reading:
             warnings.warn(f"{len(odd)} of {len(samples)} training images are not of the others' shape, such as "
                           f"{odd[0].path}: their heights are {min(aspects):.3g} to {max(aspects):.3g} of their widths, "
                           "and all are resized to one size. Turn them, cut them alike, or fit a detector for each "
-                          "shape, unless parts may come so", stacklevel=6)
+                          "shape, unless parts may come so", stacklevel=users_line())
         swap = [look.red_less_blue for look in looks]
         return dataclasses.replace(self, maxima=maxima, aspects=(min(aspects), max(aspects)),
                                    red_less_blue=(min(swap), max(swap)),
@@ -180,7 +214,8 @@ class Reading:
 
     def as_json(self) -> dict[str, Any]:
         """What a file holds."""
-        return dataclasses.asdict(self)
+        kept = dataclasses.asdict(dataclasses.replace(self, region=None))
+        return kept | {"region": self.region.as_json()} if self.region is not None else kept
 
     @classmethod
     def from_json(cls, kept: Any) -> Reading:
@@ -194,12 +229,16 @@ class Reading:
         try:
             maxima = {str(name): float(value) for name, value in kept["maxima"].items()}
             aspects, swap = ((float(low), float(high)) for low, high in (kept["aspects"], kept["red_less_blue"]))
-            reading = cls(maxima, kept["color"], aspects, kept["pixels"], swap, float(kept["reach"]))
+            region = InspectedRegion.from_json(kept["region"]) if kept.get("region") else None
+            reading = cls(maxima, kept["color"], aspects, kept["pixels"], swap, float(kept["reach"]), region,
+                          tuple(kept["own_size"]) if kept.get("own_size") else None)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"reading: {kept!r:.200}: expected what save writes ({error})") from None
         right = (all(0 < value < math.inf for value in maxima.values()) and reading.color in ("rgb", "bgr")
                  and 0 <= aspects[0] <= aspects[1] and -1 <= swap[0] <= swap[1] <= 1
-                 and type(reading.pixels) is int and reading.pixels >= 0 and 0 <= reading.reach < math.inf)  # fmt: skip
+                 and type(reading.pixels) is int and reading.pixels >= 0 and 0 <= reading.reach < math.inf
+                 and (reading.own_size is None or len(reading.own_size) == 2
+                      and all(type(side) is int and side > 0 for side in reading.own_size)))  # fmt: skip
         if not right:
             raise ValueError(f"reading: {kept!r:.200}: expected what save writes")
         return reading
@@ -211,19 +250,51 @@ def working_size(samples: Sequence[Sample], side: int, least: int) -> tuple[int,
     Both are multiples of 16, so that the grids of the layers fit on each other, and at least `least`. Of files only the
     headers are read; images that only a function can make are sampled. An image that cannot be read has no say.
     """
-    called = [s for s in samples if callable(s.image_source)]
-    chosen = called[:: -(-len(called) // CALLED)] if called else []
-    aspects = []
-    for sample in [*(s for s in samples if not callable(s.image_source)), *chosen]:
-        try:
-            height, width = sample.size
-            aspects.append(height / width)
-        except ImageError:
-            continue
-    aspects.sort()
+    aspects = sorted(height / width for _, (height, width) in some_sizes(samples))
     root = math.sqrt(aspects[len(aspects) // 2]) if aspects else 1.0
     height, width = (max(least, 16 * round(length / 16)) for length in (side * root, side / root))
     return height, width
+
+
+def some_sizes(samples: Sequence[Sample]) -> Iterator[tuple[Sample, tuple[int, int]]]:
+    """The sizes of the images that can be read, of files by their headers; of those that functions make, a sample."""
+    called = [s for s in samples if callable(s.image_source)]
+    chosen = called[:: -(-len(called) // CALLED)] if called else []
+    for sample in [*(s for s in samples if not callable(s.image_source)), *chosen]:
+        with contextlib.suppress(ImageError):
+            yield sample, sample.size
+
+
+def one_size(sizes: Mapping[tuple[int, int], str], step: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The one size (height, width) that the images have, up to whole steps and as it is; `sizes` names one of each.
+
+    Raises
+    ------
+    ValueError
+        Where there are several.
+    """
+    if len(sizes) != 1:
+        some = [f"{name} is {height} × {width}" for (height, width), name in list(sizes.items())[:2]]
+        raise ValueError(f"with tiles, images stay as large as they are, expected one size for all, but "
+                         f"{' and '.join(some) or 'none can be read'} (height × width); give image_size=(height, "
+                         "width) beside tiles, and all are resized to it, or take pictures of one camera")
+    own = next(iter(sizes))
+    height, width = (step * -(-side // step) for side in own)
+    return (height, width), own
+
+
+def smallest_side(reading: Reading, field: ReceptiveField | None, stride: int, image_size: tuple[int, int],
+                  resize: int | None) -> float | None:  # fmt: skip
+    """Two cells of the grid, in pixels of the training images; see `adlib.detector.Detector.smallest_defect`."""
+    if field is None or not reading.pixels:
+        return None
+    cell = field.stride * stride
+    if reading.own_size is not None:
+        return 2.0 * cell
+    height = math.sqrt(reading.pixels * reading.aspects[0])
+    size = round(height), round(reading.pixels / height)
+    sides = resized_sides(size, image_size, resize)
+    return 2.0 * cell * max(own / side for own, side in zip(size, sides, strict=True))
 
 
 def read_batches(
@@ -238,7 +309,8 @@ def read_batches(
 ) -> Iterator[tuple[Tensor, list[Sample], list[Look]]]:
     """Batches (B, 3, h, w) on the device, their samples, and looks without pixels; two threads read one batch ahead.
 
-    Each sample comes out in a batch or is added to `failures`. `what` stands beside the progress bar.
+    Each sample comes out in a batch or is added to `failures`. `what` stands beside the progress bar. A single image is
+    read without threads, which would take longer to start.
     """
 
     def read(sample: Sample) -> Look | str:
@@ -250,10 +322,14 @@ def read_batches(
     chunks = list(chunks_of(samples, batch_size))
     hidden = len(chunks) < 2
     with ThreadPoolExecutor(2) as pool, tqdm(total=len(samples), desc=what, disable=hidden, leave=False) as bar:
-        ahead = [pool.submit(read, sample) for sample in chunks[0]] if chunks else []
+
+        def begin(chunk: Sequence[Sample]) -> list[Callable[[], Look | str]]:
+            return [partial(read, s) if len(samples) == 1 else pool.submit(read, s).result for s in chunk]
+
+        ahead = begin(chunks[0]) if chunks else []
         for i, chunk in enumerate(chunks):
-            results = [future.result() for future in ahead]
-            ahead = [pool.submit(read, sample) for sample in chunks[i + 1]] if i + 1 < len(chunks) else []
+            results = [result() for result in ahead]
+            ahead = begin(chunks[i + 1]) if i + 1 < len(chunks) else []
             good = [(r, s) for r, s in zip(results, chunk, strict=True) if not isinstance(r, str)]
             for result, sample in zip(results, chunk, strict=True):
                 if isinstance(result, str):

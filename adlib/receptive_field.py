@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -32,6 +33,40 @@ class ReceptiveField(NamedTuple):
         return ReceptiveField(
             self.size + (kernel - 1) * self.stride, self.stride * stride, self.start - padding * self.stride
         )
+
+
+def on_first_grid(fields: Sequence[ReceptiveField]) -> ReceptiveField:
+    """The field of layers that are brought to the grid of the first one by bilinear interpolation and stacked.
+
+    A cell of that grid is a mean of the two nearest cells of a coarser layer, along each axis, so it sees what both
+    see. Of the cells of one coarse cell some see more to the left, some more to the right; the field has both.
+
+    Parameters
+    ----------
+    fields : sequence of ReceptiveField
+        Of each layer; where the strides of the coarser ones are multiples of the first one's.
+
+    Returns
+    -------
+    ReceptiveField
+
+    Raises
+    ------
+    ValueError
+        Where a stride is no such multiple.
+    """
+    step = fields[0].stride
+    starts, ends = [], []
+    for field in fields:
+        if field.stride % step:
+            raise ValueError(f"a layer of stride {field.stride} beside one of {step}: expected multiples of the first")
+        factor = field.stride // step
+        for place in range(factor):  # the centre of cell `place` lies at (place + 1/2)/factor − 1/2 of the coarse grid
+            low, rest = divmod(2 * place + 1 - factor, 2 * factor)
+            first = field.start + low * field.stride - place * step
+            starts.append(first)
+            ends.append(first + field.size + (field.stride if rest else 0))
+    return ReceptiveField(max(ends) - min(starts), step, min(starts))
 
 
 WINDOWS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)

@@ -19,6 +19,8 @@ from adlib.backbones import SHIPPED, fingerprint, load_backbone
 from adlib.checks import flag, layer_names, number, whole
 from adlib.detector import Detector
 from adlib.features import PatchFeatures, spread, to_rows
+from adlib.receptive_field import ReceptiveField
+from adlib.samples import Sample
 from adlib.scratch import plan, room
 from adlib.training import Training, epoch_order
 
@@ -27,6 +29,7 @@ NOISE = 0.2  # ρ of equation (4.3), chosen on the factory alone: benchmarks/acc
 RATES = (5e-4, 1e-3)  # learning rates of the adaptor and of the discriminator
 ADAPTORS = ("none", "linear", "mlp")
 DECAYS = ("cosine", "none")
+WARM = 4  # `extend` takes so many times fewer epochs than `fit`
 CHUNK = 4_096  # rows in float64 at a time
 
 # ---------------------------------------------------------------------- the parts
@@ -117,8 +120,8 @@ class Head(nn.Module):
     def forward_pair(self, features: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """D(q) and D(q + ε), each (N,), batch-normalised together. Equations (4.2) and (4.5).
 
-        The first layer is linear, so W₁(q + ε) = W₁q + W₁ε: the product W₁q, and the way back through it, are computed
-        once for both.
+        The first layer is linear, so W₁(q + ε) = W₁q + W₁ε. Forward these are two products either way; on the way back
+        the gradient of q takes one in place of two.
 
         Parameters
         ----------
@@ -135,7 +138,7 @@ class Head(nn.Module):
 
 def truncated_l1(normal: Tensor, noisy: Tensor, *, th_plus: float = 0.5, th_minus: float = -0.5) -> Tensor:
     """mean max(0, th⁺ − D(q)) + mean max(0, −th⁻ + D(q⁻)), a scalar. Equation (4.6); its slopes are (4.7), its
-    least value over all functions D is the overlap (4.8).
+    least value over all functions D, for features that stay as they are, is the overlap (4.8).
 
     Parameters
     ----------
@@ -180,8 +183,9 @@ def train_head(
     about: Mapping[str, Any] | None = None,
     history: dict[str, list[float]] | None = None,
     after_epoch: Callable[[int, Head], None] | None = None,
+    head: Head | None = None,
 ) -> Head:
-    """Teach a new `Head` to tell patch features of normal images from the same features with noise added, (4.2).
+    """Teach a `Head` to tell patch features of normal images from the same features with noise added, (4.2).
 
     Parameters
     ----------
@@ -210,6 +214,8 @@ def train_head(
         Gets "loss", "normal" and "noisy", the means of D(q) and D(q⁻), one a step.
     after_epoch : callable, optional
         Is shown the number of the epoch, from 1, and the head; it is for watching.
+    head : Head, optional
+        Goes on with this one, in place; None makes a new one of `adaptor`, `adaptor_bias` and `hidden`.
 
     Returns
     -------
@@ -233,7 +239,9 @@ def train_head(
     if not 0 < sigma < math.inf:
         raise ValueError(f"noise = {noise}: expected a positive number, the deviation σ of the noise")
     count, _, channels = features.shape
-    head = Head(channels, adaptor=adaptor, hidden=hidden, adaptor_bias=adaptor_bias, seed=seed).to(device).train()
+    if head is None:
+        head = Head(channels, adaptor=adaptor, hidden=hidden, adaptor_bias=adaptor_bias, seed=seed)
+    head = head.to(device).train()
     optimizer = torch.optim.Adam(_groups(head, learning_rates, adamw), weight_decay=1e-5)
     if adamw:
         optimizer.register_step_pre_hook(_shrink)
@@ -328,6 +336,39 @@ def fold(head: Head) -> tuple[Tensor, Tensor, Tensor]:
     return (scale[:, None] * weight).detach(), (scale * shift + norm.bias).detach(), head.last.weight[0].detach()
 
 
+@torch.no_grad()
+def unfold(weight: Tensor, bias: Tensor, last: Tensor, features: Tensor, sigma: float) -> Head:
+    """A `Head` without adaptor that gives what the folded layers (4.10) give, to go on training from.
+
+    Its batch normalisation holds mean and variance of W o over the features and their noisy copies, as a training step
+    sees them, and undoes itself: so the first step starts from the same function.
+
+    Parameters
+    ----------
+    weight, bias, last : Tensor (H, C), (H,), (H,)
+        W, b and w₂.
+    features : Tensor (n, P, C)
+        To train on.
+    sigma : float
+        σ of the noise.
+    """
+    head = Head(weight.shape[1], adaptor="none", hidden=len(weight)).to(weight.device)
+    total, squares, count = torch.zeros_like(bias).double(), torch.zeros_like(bias).double(), 0
+    for part in features.flatten(0, 1).split(CHUNK):
+        hidden = F.linear(part.to(weight.device), weight).double()  # (N, H)
+        total, squares, count = total + hidden.sum(0), squares + hidden.square().sum(0), count + len(hidden)
+    mean = total / count
+    variance = squares / count - mean.square() + sigma**2 / 2 * weight.double().square().sum(1)  # half have noise
+    assert head.norm.running_mean is not None and head.norm.running_var is not None
+    head.norm.running_mean.copy_(mean)
+    head.norm.running_var.copy_(variance)
+    head.norm.weight.copy_((variance + head.norm.eps).sqrt())
+    head.norm.bias.copy_(mean + bias.double())
+    head.first.weight.copy_(weight)
+    head.last.weight.copy_(last[None])
+    return head
+
+
 def score_patches(features: Tensor, weight: Tensor, bias: Tensor, last: Tensor) -> Tensor:
     """s = −D(q) of patch features o (N, C), by the folded layers of `fold`: (N,). Equation (4.9)."""
     return -(F.leaky_relu(F.linear(features, weight, bias), SLOPE) @ last)
@@ -360,7 +401,7 @@ class SimpleNet(Detector):
         one.
     checkpoint : path, optional
         A file that the training writes to and goes on from, see `adlib.training.Training`.
-    image_size, resize, smoothing, batch_size, device, seed
+    image_size, resize, tiles, smoothing, batch_size, device, seed
         As in `Detector`.
     pretrained : bool
         False gives a named backbone random weights.
@@ -416,6 +457,7 @@ class SimpleNet(Detector):
         decay: str = "cosine",
         image_size: int | tuple[int, int] | None = None,
         resize: int | None = None,
+        tiles: int | None = None,
         smoothing: float = 4.0,
         max_memory: float = 8e9,
         features_folder: str | Path | None = None,
@@ -425,11 +467,12 @@ class SimpleNet(Detector):
         seed: int = 0,
         pretrained: bool = True,
     ) -> None:
-        super().__init__(backbone, image_size=image_size, resize=resize, smoothing=smoothing, batch_size=batch_size,
-                         device=device, seed=seed)
+        super().__init__(backbone, image_size=image_size, resize=resize, tiles=tiles, smoothing=smoothing,
+                         batch_size=batch_size, device=device, seed=seed)
         layers = layer_names(layers)
-        network = load_backbone(backbone, layers, pretrained=pretrained, seed=self.seed, image_size=self.image_size)
-        self.features = PatchFeatures(network, layers, neighbourhood, stride, pooling)
+        blank = self.image_size if tiles is None else (min(self.image_size[0], 224), min(self.image_size[1], 224))
+        network = load_backbone(backbone, layers, pretrained=pretrained, seed=self.seed, image_size=blank)
+        self.features = PatchFeatures(network, layers, neighbourhood, stride, pooling, tiles)
         self.features.check_stride(self.image_size)
         self.layers, self.neighbourhood, self.stride = layers, self.features.neighbourhood, self.features.stride
         self.pooling = self.features.pooling
@@ -455,6 +498,14 @@ class SimpleNet(Detector):
         return self.features.backbone
 
     @property
+    def field(self) -> ReceptiveField | None:
+        return self.features.field
+
+    @property
+    def step(self) -> int:
+        return self.features.step
+
+    @property
     def training_options(self) -> dict[str, Any]:
         """The arguments that go to `train_head` as they are."""
         names = "adaptor adaptor_bias hidden epochs images_per_step learning_rates adamw decay".split()
@@ -464,36 +515,66 @@ class SimpleNet(Detector):
 
     def memory_needed(self, images: int) -> int:
         """Bytes of the training features of so many images, in memory or on disk."""
-        features = self.features.to(self.device)
-        with torch.no_grad():
-            return images * features(torch.zeros(1, 3, *self.image_size, device=self.device)).numel() * 4
+        c, rows, columns = self.features.to(self.device).shape(self.image_size)
+        return images * self.count_cells((rows, columns), self.stride) * c * 4
 
     def _plan(self, count: int) -> str:
         self.features.check_stride(self.image_size)
         return plan(self.memory_needed(count), count, self.max_memory, self.features_folder)
 
+    def _patches(self, batch: Tensor) -> Tensor:
+        """The patch features of a batch (B, P, C), of the P cells that see the region, or of all.
+
+        With tiles, an image is so many strips (B·k, P/k, C) of at most a tile's cells each, so that a step of the
+        training needs no more memory; the k − 1 patches that may be left over are left out.
+        """
+        cells = self.features.all_cells(batch)
+        chosen = self.cells((cells.shape[-2], cells.shape[-1]), self.stride)
+        rows = to_rows(cells[:, :, :: self.stride, :: self.stride], chosen).view(len(batch), -1, cells.shape[1])
+        if self.tiles is None or self.field is None:
+            return rows
+        strips = -(-rows.shape[1] // max(1, self.tiles // self.field.stride // self.stride) ** 2)
+        return rows[:, : rows.shape[1] // strips * strips].reshape(len(batch) * strips, -1, cells.shape[1])
+
     def _fit(self, batches: Iterator[Tensor], count: int) -> None:
+        kept, images = self._kept(batches, count)
+        about = {"images": images, "backbone": fingerprint(self.features.backbone),
+                 "layers": list(self.layers), "neighbourhood": self.neighbourhood, "stride": self.stride,
+                 "pooling": self.pooling}  # fmt: skip
+        self._train(kept, None, about=about, checkpoint=self.checkpoint)
+
+    def _extend(self, samples: list[Sample]) -> None:
+        """Go on from the folded layers, for a quarter of the epochs, on old and new images."""
+        batches = (batch for batch, _, _ in self._read(samples, self.failures, "extend"))
+        kept, _ = self._kept(batches, len(samples))
+        self._train(kept, self.weight, epochs=-(-self.epochs // WARM))
+
+    def _train(self, kept: Tensor, weight: Tensor | None, **options: Any) -> None:
+        """Train on features (n, P, C): a new head, or from the folded layers where their weight is given."""
+        noise = noise_level(kept, self.noise_ratio) if self.noise is None else self.noise
+        head = None if weight is None else unfold(weight, self.bias, self.last, kept, noise)
+        self.history = {}
+        head = train_head(kept, noise=noise, seed=self.seed, device=self.device, history=self.history, head=head,
+                          **self.training_options | options)
+        self.weight, self.bias, self.last = fold(head)
+
+    def _kept(self, batches: Iterator[Tensor], count: int) -> tuple[Tensor, str]:
+        """The features of all images (n, P, C), and a hash of the images."""
         images = hashlib.sha256()  # so that a checkpoint of other images is refused
         kept, filled = torch.empty(0), 0
         for batch in batches:
             images.update(batch.cpu().numpy().tobytes())
-            features = self.features(batch).flatten(2).transpose(1, 2)  # (B, P, C)
+            features = self._patches(batch)
             if not bool(torch.isfinite(features).all()):
                 raise ValueError("the backbone gave features that are not finite: check its weights and the images")
             if not filled:
-                kept = room((count, *features.shape[1:]), self.max_memory, self.features_folder)
+                per_image = len(features) // len(batch)
+                kept = room((count * per_image, *features.shape[1:]), self.max_memory, self.features_folder)
             kept[filled : filled + len(features)] = features.cpu()
             filled += len(features)
         if not filled:
             raise ValueError(f"none of the {count} training images could be read: {list(self.failures.values())[:3]}")
-        about = {"images": images.hexdigest(), "backbone": fingerprint(self.features.backbone),
-                 "layers": list(self.layers), "neighbourhood": self.neighbourhood, "stride": self.stride,
-                 "pooling": self.pooling}  # fmt: skip
-        self.history = {}
-        noise = noise_level(kept[:filled], self.noise_ratio) if self.noise is None else self.noise
-        head = train_head(kept[:filled], noise=noise, seed=self.seed, device=self.device, about=about,
-                          checkpoint=self.checkpoint, history=self.history, **self.training_options)
-        self.weight, self.bias, self.last = fold(head)
+        return kept[:filled], images.hexdigest()
 
     # ------------------------------------------------------------------ scoring
 
@@ -506,5 +587,7 @@ class SimpleNet(Detector):
         cells = looked  # (B, C, h*, w*)
         features = cells[:, :, :: self.stride, :: self.stride]  # (B, C, h', w')
         (rows, columns), (b, _, h, w) = cells.shape[-2:], features.shape
-        scores = score_patches(to_rows(features), self.weight, self.bias, self.last).view(b, h, w)
-        return scores.amax((1, 2)), spread(scores, self.stride, (rows, columns))
+        chosen = self.cells((rows, columns), self.stride)
+        scores = score_patches(to_rows(features, chosen), self.weight, self.bias, self.last).view(b, -1)
+        grids = scores.view(b, h, w) if chosen is None else chosen.spread(scores, (h, w))
+        return scores.amax(1), spread(grids, self.stride, (rows, columns))

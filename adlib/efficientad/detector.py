@@ -6,6 +6,7 @@ WACV 2024. Its authors published no code; "the reference" is nelson1425/Efficien
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
@@ -21,13 +22,15 @@ from adlib.backbones import fingerprint, normalised
 from adlib.checks import flag, number, whole
 from adlib.detector import Detector, readable_bytes
 from adlib.efficientad.distillation import channel_statistics
-from adlib.efficientad.networks import DRAWS, PDN, SMALLEST, STRIDE, AutoEncoder, load_teacher
+from adlib.efficientad.networks import DRAWS, FIELD, PDN, SMALLEST, STRIDE, AutoEncoder, load_teacher
 from adlib.efficientad.penalty_images import choose_penalty_images
 from adlib.efficientad.training import Networks, check_options, train_networks, wide
+from adlib.receptive_field import ReceptiveField
 from adlib.samples import Sample
 from adlib.training import precision
 
 SHIPPED_TEACHER = "adlib_pdn_s_quarter"  # the full "adlib_pdn_s" takes ten times as long: for GPUs
+WARM = 4  # `extend` takes so many times fewer steps than `fit`
 QUANTILES = (0.9, 0.995)  # of Q_0.9 and Q_0.995 in equation (5.13)
 
 # The paper's settings. Its teacher, distilled from a WideResNet-101 on ImageNet, is not shipped: `read_teacher` reads
@@ -255,6 +258,12 @@ class EfficientAD(Detector):
         return self.teacher
 
     @property
+    def field(self) -> ReceptiveField:
+        """Of teacher and student. The autoencoder sees the whole picture, and of that only what the region leaves."""
+        padding = 16 if self.teacher.padding else 0
+        return ReceptiveField(FIELD, STRIDE, -padding)
+
+    @property
     def networks(self) -> Networks:
         """Teacher, its statistics, student and autoencoder."""
         return Networks(self.teacher, self.mean, self.std, self.student, self.autoencoder)
@@ -277,29 +286,47 @@ class EfficientAD(Detector):
 
     def _fit(self, batches: Iterator[Tensor], count: int) -> None:
         self.quantiles = torch.empty(0, 2)  # until the new ones are known, this detector is not fitted
-        kept, filled = torch.empty(count, 3, *self.image_size, dtype=torch.float16), 0
-        for batch in batches:
-            kept[filled : filled + len(batch)] = batch.cpu()
-            filled += len(batch)
-        if not filled:
-            raise ValueError(f"none of the {count} training images could be read: {list(self.failures.values())[:3]}")
-        kept, penalty_images = kept[:filled], self._penalty_samples
+        kept, penalty_images = self._kept(batches, count), self._penalty_samples
         about = {"images": hashlib.sha256(kept.numpy().data).hexdigest(),
                  "penalty_images": "drawn" if self.penalty_images is None
                  else [s.path for s in penalty_images or ()][:1000],
                  "teacher": fingerprint(self.teacher), "latent": self.latent,
                  "autoencoder_width": self.autoencoder_width, "autoencoder_draw": self.autoencoder_draw}  # fmt: skip
         parts = kept.split(self.batch_size)
-        self.mean, self.std = channel_statistics(
-            self.teacher(normalised(part.to(self.device, torch.float32))) for part in parts)
+        cells = self.cells(self.teacher.grid(self.image_size))
+        features = (self.teacher(normalised(part.to(self.device, torch.float32))) for part in parts)
+        self.mean, self.std = channel_statistics(features if cells is None else map(cells.of, features))
         self.history = {}
         self._new_networks()
         train_networks(self.networks, kept, penalty_images, seed=self.seed, about=about, checkpoint=self.checkpoint,
-                       history=self.history, **self.training_options)
+                       history=self.history, cells=cells, **self.training_options)
+
+    def _extend(self, samples: list[Sample]) -> None:
+        """Go on with copies of both networks, for a quarter of the steps, on old and new images; μ and σ stay."""
+        kept = self._kept((batch for batch, _, _ in self._read(samples, self.failures, "extend")), len(samples))
+        self.student, self.autoencoder = copy.deepcopy(self.student), copy.deepcopy(self.autoencoder)
+        self.history = {}
+        train_networks(self.networks, kept, self._penalty_samples, seed=self.seed, history=self.history,
+                       **self.training_options | {"steps": -(-self.steps // WARM)})
+
+    def _kept(self, batches: Iterator[Tensor], count: int) -> Tensor:
+        """All images that could be read (n, 3, H, W), float16."""
+        kept, filled = torch.empty(count, 3, *self.image_size, dtype=torch.float16), 0
+        for batch in batches:
+            kept[filled : filled + len(batch)] = batch.cpu()
+            filled += len(batch)
+        if not filled:
+            raise ValueError(f"none of the {count} training images could be read: {list(self.failures.values())[:3]}")
+        return kept[:filled]
 
     def _calibrate(self, batches: Iterator[Tensor]) -> None:
-        maps = [self.both_maps(batch) for batch in batches]
+        maps = [[self._seen(m) for m in self.both_maps(batch)] for batch in batches]
         self.quantiles = torch.stack([map_quantiles(m) for m in zip(*maps, strict=True)]).to(self.device)
+
+    def _seen(self, maps: Tensor) -> Tensor:
+        """Of maps (B, h, w), the cells that see the region (B, m, 1); without a region, the maps."""
+        cells = self.cells((maps.shape[-2], maps.shape[-1]))
+        return maps if cells is None else cells.of(maps[:, None])[:, 0]
 
     # ------------------------------------------------------------------ scoring
 
@@ -323,8 +350,10 @@ class EfficientAD(Detector):
     def score(self, looked: Tensor) -> tuple[Tensor, Tensor]:
         """Image scores (B,), equation (5.15), and the combined map with its border (B, H/4, W/4), equation (5.14)."""
         combined = combine_maps(*self.both_maps(looked), self.quantiles)  # (B, h, w)
-        border = with_border(combined, self.image_size, self.student.padding)
-        return combined.amax((1, 2)), border
+        grid, scores = (combined.shape[-2], combined.shape[-1]), self._seen(combined).amax((1, 2))
+        if (cells := self.cells(grid)) is not None:
+            combined = cells.spread(self._seen(combined)[..., 0], grid)
+        return scores, with_border(combined, self.image_size, self.student.padding)
 
     def must_give_scores(self) -> None:
         """As `Detector.must_give_scores`; also the quantiles must be two pairs, the second value above the first."""

@@ -20,6 +20,7 @@ from adlib.backbones import normalised
 from adlib.checks import number, whole
 from adlib.efficientad.networks import PDN, AutoEncoder
 from adlib.efficientad.penalty_images import penalty_batch
+from adlib.region import Cells
 from adlib.samples import Sample
 from adlib.training import Training, epoch_order, precision
 
@@ -132,7 +133,7 @@ class Networks(NamedTuple):
 
 def losses(
     networks: Networks, images: Tensor, penalty_images: Tensor | None, generator: torch.Generator, *,
-    p_hard: float = 0.999, detach_autoencoder: bool = False,
+    p_hard: float = 0.999, detach_autoencoder: bool = False, cells: Cells | None = None,
 ) -> dict[str, Tensor]:
     """The terms of the total loss, equation (5.11), by name: "hard", "penalty", "ae", "stae". Their sum is minimised.
 
@@ -147,6 +148,8 @@ def losses(
         Draws the changed copy and the dropout.
     p_hard, detach_autoencoder
         See `hard_feature_loss` and `autoencoder_losses`.
+    cells : Cells, optional
+        Of the networks' grid those that count for normal images; None for all.
 
     Returns
     -------
@@ -162,7 +165,10 @@ def losses(
     student = F.conv2d(inner[: len(first)], weight[:channels], bias[:channels])  # S(x), S(P): the first half alone
     second = F.conv2d(inner[len(first) :], weight[channels:], bias[channels:])  # S′(x′)
     autoencoder = networks.autoencoder(changed, generator)
-    terms = {"hard": hard_feature_loss(teacher[: len(x)], student[: len(x)], p_hard)}
+    following = student[: len(x)]
+    if cells is not None:
+        teacher, following, autoencoder, second = map(cells.of, (teacher, following, autoencoder, second))
+    terms = {"hard": hard_feature_loss(teacher[: len(x)], following, p_hard)}
     if penalty_images is not None:
         terms["penalty"] = penalty(student[len(x) :])
     terms["ae"], terms["stae"] = autoencoder_losses(
@@ -186,6 +192,7 @@ def train_networks(
     checkpoint: str | Path | None = None,
     about: Mapping[str, Any] | None = None,
     history: dict[str, list[float]] | None = None,
+    cells: Cells | None = None,
 ) -> None:
     """Train student and autoencoder in place: Adam with weight decay 1e-5 on the sum of `losses`.
 
@@ -210,6 +217,8 @@ def train_networks(
         See `adlib.training.Training`.
     history : dict, optional
         Gets "loss" and the terms, one a step.
+    cells : Cells, optional
+        See `losses`.
     """
     device = networks.mean.device
     trained = nn.ModuleDict({"student": networks.student, "autoencoder": networks.autoencoder}).train()
@@ -231,7 +240,7 @@ def train_networks(
             others = penalty_batch(penalty_images, len(batch), (height, width), draws["penalty images"]).to(device)
         with torch.enable_grad(), precision(device, bf16):
             terms = losses(networks, batch, others, draws["copies"], p_hard=p_hard,
-                           detach_autoencoder=detach_autoencoder)
+                           detach_autoencoder=detach_autoencoder, cells=cells)
             run.update(sum(terms.values(), torch.zeros((), device=device)), **terms)
     if history is not None:
         history.update(run.history)
