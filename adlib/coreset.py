@@ -16,7 +16,7 @@ BLOCK = 8192  # rows of a larger matrix that are worked on at once
 
 
 def k_center_greedy(
-    features: Tensor, n: int, *, start: int | None = None, seed: int = 0, progress: bool = False
+    features: Tensor, n: int, *, start: int | Tensor | None = None, seed: int = 0, progress: bool = False
 ) -> Tensor:
     """Indices of n centres by farthest-point selection. Equation (2.6).
 
@@ -39,8 +39,8 @@ def k_center_greedy(
     features : Tensor (N, d)
     n : int
         In 1..N.
-    start : int, optional
-        Index of the first centre.
+    start : int or Tensor (s,) int64, optional
+        Index of the first centre, or of the first s centres: a selection that goes on.
     seed : int
         Draws the first centre where `start` is None.
     progress : bool
@@ -66,37 +66,46 @@ def k_center_greedy(
         raise ValueError(f"n = {n} centres of features {tuple(features.shape)}: expected (N, d) and 1 <= n <= N")
     if start is None:
         start = int(torch.randint(total, (1,), generator=torch.Generator().manual_seed(seed)))
-    if not 0 <= start < total:
-        raise ValueError(f"start = {start}: expected an index from 0 to {total - 1}")
+    given = torch.as_tensor(start, dtype=torch.long, device=features.device).reshape(-1)
+    inside = bool(((given >= 0) & (given < total)).all())
+    if not inside or not 1 <= len(given) <= n or len(given.unique()) < len(given):
+        raise ValueError(f"start = {start}: expected an index from 0 to {total - 1}, or up to n = {n} that differ")
     if features.is_cuda and torch.backends.cuda.matmul.allow_tf32:
         raise ValueError("TF32 products are on, expected float32 for exact choices; set "
                          "torch.backends.cuda.matmul.allow_tf32 = False")
+    place = features.device
     # Apple's GPUs have no float64.
-    state, width = _Bounds(features.cpu() if features.device.type == "mps" else features, n, start), WIDTH
+    if features.device.type == "mps":
+        features, given = features.cpu(), given.cpu()
+    state, width = _Bounds(features, n, given), WIDTH
     exactly = torch.autocast(features.device.type, enabled=False)  # 16-bit products would be other choices
-    with exactly, tqdm(total=n, initial=1, desc="coreset", disable=not progress, leave=False) as bar:
+    with exactly, tqdm(total=n, initial=len(given), desc="coreset", disable=not progress, leave=False) as bar:
         while state.count < n:
             before = state.count
             state.advance(width)
             bar.update(state.count - before)
             # No centre found: too many points have almost the same bound. Look at more of them at once.
             width = WIDTH if state.count > before else 2 * width
-    return state.centres.to(features.device)
+    return state.centres.to(place)
 
 
 class _Bounds:
     """Upper bounds on the squared distance of each point to its nearest centre, and the centres so far."""
 
-    def __init__(self, features: Tensor, n: int, start: int) -> None:
+    def __init__(self, features: Tensor, n: int, given: Tensor) -> None:
         self.features = features = features.detach()
         # Whole numbers, 16 bits and truth values are subtracted in a type that holds them and the difference.
         wide = torch.promote_types(features.dtype, torch.float32 if features.is_floating_point() else torch.float64)
-        origin = features[start].to(wide)
+        origin = features[given[0]].to(wide)
         # Relative to the first centre, |x|² is the squared distance to it, and small if the points are close.
         self.x = torch.empty(features.shape, device=features.device)  # (N, d), float32
         for rows, x in zip(features.split(BLOCK), self.x.split(BLOCK), strict=True):
             x.copy_(rows.to(wide) - origin)
-        self.norms = torch.cat([rows.square().sum(1) for rows in self.x.split(BLOCK)])  # (N,)
+        self.norms = self.x.new_empty(len(self.x))  # (N,)
+        squares = self.x.new_empty(min(BLOCK, len(self.x)), self.x.shape[1])  # once: freed blocks stay in the heap
+        for rows, norms in zip(self.x.split(BLOCK), self.norms.split(BLOCK), strict=True):
+            torch.square(rows, out=squares[: len(rows)])
+            torch.sum(squares[: len(rows)], 1, out=norms)
         if not bool(torch.isfinite(self.norms).all()):
             finite = all(bool(torch.isfinite(rows).all()) for rows in features.split(BLOCK))
             found = "values whose squares overflow float32; rescale them" if finite else "NaN or infinity"
@@ -106,10 +115,11 @@ class _Bounds:
         self.margins = 8 * torch.finfo(torch.float32).eps * self.norms.double()  # (N,)
         self.bound = self.norms.double() + self.margins  # (N,)
         self.seen = torch.ones_like(self.norms, dtype=torch.long)  # how many centres `bound` knows of
-        self.centres = torch.full((n,), start, dtype=torch.long, device=features.device)
+        self.centres = torch.zeros(n, dtype=torch.long, device=features.device)
         self.rows = self.x.new_zeros(n, self.x.shape[1])  # x of the centres; that of the first one is 0
-        self.bound[start] = -1.0  # a chosen point is never chosen again, not even among duplicates
-        self.count = 1
+        self.count = len(given)
+        self.centres[: self.count], self.rows[: self.count] = given, self.x[given]
+        self.bound[given] = -1.0  # a chosen point is never chosen again, not even among duplicates
 
     def advance(self, width: int) -> None:
         """Choose centres among the points with the `width` largest bounds, for as long as that is certain."""

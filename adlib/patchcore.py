@@ -5,18 +5,25 @@ Source: Roth et al., Towards Total Recall in Industrial Anomaly Detection, CVPR 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from adlib.backbones import SHIPPED, load_backbone
 from adlib.checks import flag, layer_names, number, whole
-from adlib.coreset import k_center_greedy, random_projection, random_subset
+from adlib.chunks import Cover, cover
+from adlib.coreset import random_subset
 from adlib.detector import Detector, readable_bytes
 from adlib.features import PatchFeatures, spread, to_rows
 from adlib.neighbors import Bank, k_nearest
+from adlib.reading import chunks_of
+from adlib.receptive_field import ReceptiveField
+from adlib.rounds import Runner, first_round, learn_in_chunks, needed, way_out
+from adlib.samples import Sample
 
 SELECTIONS = ("greedy", "random")
 
@@ -41,9 +48,14 @@ class PatchCore(Detector):
     squared : bool
         Whether scores and maps are squared distances. No order of patches or images changes by it, but a map that is
         smoothed is another one, and the bound (2.12) does not hold.
+    chunk : int, optional
+        So many images at a time are learnt from: greedy centres of each chunk, then of the chunks' centres, equations
+        (2.21) to (2.23). The first round keeps twice the share `coreset_ratio`. For banks beyond memory; None takes all
+        images at once. The result depends on it, and never on `max_memory`.
     max_memory : float
-        Bytes that the memory bank may take while it is built; more is refused before it starts.
-    image_size, resize, smoothing, batch_size, device, seed
+        Bytes that the memory bank may take while it is built; more is refused before it starts, with the `chunk` that
+        fits.
+    image_size, resize, tiles, smoothing, batch_size, device, seed
         As in `Detector`.
     pretrained : bool
         False gives a named backbone random weights: for tests and as a baseline.
@@ -52,6 +64,9 @@ class PatchCore(Detector):
     ----------
     memory_bank : Tensor (N_C, C)
         The patch features that are kept, the coreset M_C.
+    bank_radius : Tensor (1,) or (0,)
+        No patch that was learnt from is farther from its nearest one in the memory bank: the covering radius (2.5), or
+        with `chunk` the bound (2.21). Not known, so empty, for a random or a projected selection.
 
     Raises
     ------
@@ -73,9 +88,10 @@ class PatchCore(Detector):
         "neighbourhood": 3, "pooling": 1024, "coreset_ratio": 0.1, "projection": 128, "reweighting": None,
         "squared": True, "smoothing": 4.0,
     }  # fmt: skip
-    LEARNT = ("memory_bank",)
+    LEARNT, NEEDS_OLD = ("memory_bank",), False
 
     memory_bank: Tensor
+    bank_radius: Tensor
 
     def __init__(
         self,
@@ -92,18 +108,21 @@ class PatchCore(Detector):
         squared: bool = False,
         image_size: int | tuple[int, int] | None = None,
         resize: int | None = None,
+        tiles: int | None = None,
         smoothing: float = 4.0,
+        chunk: int | None = None,
         max_memory: float = 8e9,
         batch_size: int = 16,
         device: str = "auto",
         seed: int = 0,
         pretrained: bool = True,
     ) -> None:
-        super().__init__(backbone, image_size=image_size, resize=resize, smoothing=smoothing, batch_size=batch_size,
-                         device=device, seed=seed)
+        super().__init__(backbone, image_size=image_size, resize=resize, tiles=tiles, smoothing=smoothing,
+                         batch_size=batch_size, device=device, seed=seed)
         layers = layer_names(layers)
-        network = load_backbone(backbone, layers, pretrained=pretrained, seed=self.seed, image_size=self.image_size)
-        self.features = PatchFeatures(network, layers, neighbourhood, stride, pooling)
+        blank = self.image_size if tiles is None else (min(self.image_size[0], 224), min(self.image_size[1], 224))
+        network = load_backbone(backbone, layers, pretrained=pretrained, seed=self.seed, image_size=blank)
+        self.features = PatchFeatures(network, layers, neighbourhood, stride, pooling, tiles)
         self.features.check_stride(self.image_size)
         self.layers, self.neighbourhood, self.stride = layers, self.features.neighbourhood, self.features.stride
         self.pooling, self.squared = self.features.pooling, flag("squared", squared)
@@ -113,13 +132,26 @@ class PatchCore(Detector):
         self.selection = selection
         self.projection = None if projection is None else whole("projection", projection)
         self.reweighting = None if reweighting is None else whole("reweighting", reweighting)
+        self.chunk = None if chunk is None else whole("chunk", chunk)
+        if self.chunk is not None and selection == "random":
+            raise ValueError("chunk is for selection='greedy', found 'random': leave chunk out")
         self.max_memory = number("max_memory", max_memory, "(0, inf]")
         self.register_buffer("memory_bank", torch.empty(0, 0))  # M_C (N_C, C)
+        self.register_buffer("bank_radius", torch.empty(0))
+        self.runner: Runner = first_round  # `adlib.cluster` puts another one in its place
         self._searchable: tuple[tuple[int, int], Bank] | None = None
 
     @property
     def frozen(self) -> nn.Module:
         return self.features.backbone
+
+    @property
+    def field(self) -> ReceptiveField | None:
+        return self.features.field
+
+    @property
+    def step(self) -> int:
+        return self.features.step
 
     # ------------------------------------------------------------------ training
 
@@ -128,49 +160,93 @@ class PatchCore(Detector):
 
         While predicting, the bank that is kept is held twice: as it is, and centred for the search.
         """
-        features = self.features.to(self.device)
-        with torch.no_grad():
-            _, c, h, w = features(torch.zeros(1, 3, *self.image_size, device=self.device)).shape
-        if self.selection == "random":
-            return round(images * h * w * 4 * c * (1 if self.coreset_ratio == 1 else 1 + self.coreset_ratio))
-        selected = c if self.projection is None else self.projection
-        # The selection holds a copy of all rows, the projected ones if there are any, and the rows that it has chosen.
-        copies = selected * (1 + self.coreset_ratio) + (0 if self.projection is None else selected)
-        return round(images * h * w * 4 * (c if self.coreset_ratio == 1 else c + copies))
+        return needed(self, images, *self._patches(), self.chunk, self.coreset_ratio)
+
+    def _patches(self) -> tuple[int, int]:
+        """How many an image has, and how many numbers each."""
+        c, rows, columns = self.features.to(self.device).shape(self.image_size)
+        return self.count_cells((rows, columns), self.stride), c
 
     def _plan(self, count: int) -> str:
         self.features.check_stride(self.image_size)
-        needed = self.memory_needed(count)
-        if needed > self.max_memory:
+        memory = self.memory_needed(count)
+        if memory > self.max_memory:
             raise ValueError(
-                f"the memory bank of {count} images needs {readable_bytes(needed)}, max_memory is "
-                f"{readable_bytes(self.max_memory)}. Raise it, or use fewer images, a larger stride, smaller images"
+                f"the memory bank of {count} images needs {readable_bytes(memory)}, max_memory is "
+                f"{readable_bytes(self.max_memory)}. {way_out(self, count)}Raise it, or use fewer images, a larger "
+                "stride, smaller images"
             )
-        return f"fit, with {readable_bytes(needed)} for the memory bank"
+        return f"fit, with {readable_bytes(memory)} for the memory bank"
+
+    def _learn(self, samples: list[Sample], held_out: list[Sample]) -> None:
+        if self.chunk is None:
+            super()._learn(samples, held_out)
+            return
+        self._keep(learn_in_chunks(self, samples, held_out))
+
+    def _rows_of(self, batch: Tensor) -> Tensor:
+        """The patch features of a batch (B·m, C), of the m cells that see the region, or of all."""
+        cells = self.features.all_cells(batch)
+        chosen = self.cells((cells.shape[-2], cells.shape[-1]), self.stride)
+        return to_rows(cells[:, :, :: self.stride, :: self.stride], chosen)
 
     def _fit(self, batches: Iterator[Tensor], count: int) -> None:
-        bank, filled = torch.empty(0, 0), 0  # M, equation (2.4)
+        rows = self._rows(batches, count)
+        if rows is None:
+            raise ValueError(f"none of the {count} training images could be read: {list(self.failures.values())[:3]}")
+        self._keep(self._cover(rows, self.coreset_ratio))
+
+    def _rows(self, batches: Iterator[Tensor], count: int) -> Tensor | None:
+        """M of at most `count` images, equation (2.4), (N, C); None where there was no batch."""
+        bank, filled = torch.empty(0, 0), 0
         for batch in batches:
-            rows = to_rows(self.features(batch))  # (B·h·w, C)
+            rows = self._rows_of(batch)  # (B·h·w, C)
             if not bool(torch.isfinite(rows).all()):
                 raise ValueError("the backbone gave features that are not finite: check its weights and the images")
             if not filled:
                 bank = torch.empty(count * (len(rows) // len(batch)), rows.shape[1], device=rows.device)
             bank[filled : filled + len(rows)] = rows
             filled += len(rows)
-        if not filled:
-            raise ValueError(f"none of the {count} training images could be read: {list(self.failures.values())[:3]}")
-        self.memory_bank = self._coreset(bank[:filled])
+        return bank[:filled] if filled else None
 
-    def _coreset(self, bank: Tensor) -> Tensor:
-        """M_C. Distances may be projected; what is kept is not."""
-        if self.coreset_ratio == 1:
-            return bank
-        n = max(1, int(self.coreset_ratio * len(bank)))
-        if self.selection == "random":
-            return bank[random_subset(bank, n, seed=self.seed)]
-        rows = bank if self.projection is None else random_projection(bank, self.projection, seed=self.seed)
-        return bank[k_center_greedy(rows, n, seed=self.seed, progress=True)]
+    def _cover(self, bank: Tensor, share: float) -> Cover:
+        """A share of the bank and how well it covers the rest. Distances may be projected; what is kept is not."""
+        n = max(1, int(share * len(bank)))
+        if self.selection == "random" or n == len(bank):
+            chosen = torch.arange(n) if n == len(bank) else random_subset(bank, n, seed=self.seed)
+            return Cover(bank if n == len(bank) else bank[chosen], chosen, len(bank), 0.0, 0.0)
+        return cover(bank, n, seed=self.seed, projection=self.projection, progress=True)
+
+    def _keep(self, found: Cover) -> None:
+        self.memory_bank = found.rows
+        known = self.selection == "greedy" and self.projection is None
+        self.bank_radius = _as_radius(found.radius) if known else torch.empty(0)
+
+    def _extend(self, samples: list[Sample]) -> None:
+        """Go on with the greedy selection: the centres that are there stay, and the new patches add those they lack."""
+        for some in chunks_of(samples, self.chunk or len(samples)):
+            rows = self._rows((batch for batch, _, _ in self._read(list(some), self.failures, "extend")), len(some))
+            if rows is None:
+                continue
+            there, n = len(self.memory_bank), max(1, int(self.coreset_ratio * len(rows)))
+            if self.selection == "random":
+                self.memory_bank = torch.cat([self.memory_bank, rows[random_subset(rows, n, seed=self.seed)]])
+                continue
+            found = cover(torch.cat([self.memory_bank, rows]), there + n, start=torch.arange(there), seed=self.seed,
+                          projection=self.projection, progress=True)
+            self.memory_bank = found.rows
+            if len(self.bank_radius):  # what was covered stays covered
+                self.bank_radius = _as_radius(max(float(self.bank_radius), found.radius))
+
+    def _forget(self) -> None:
+        super()._forget()
+        self.bank_radius = torch.empty(0)
+
+    def must_give_scores(self) -> None:
+        """As `Detector.must_give_scores`; also the radius of the memory bank must be one."""
+        if len(self.bank_radius) > 1 or bool((self.bank_radius < 0).any()):
+            raise ValueError("the radius of the memory bank is not one number, 0 or more")
+        super().must_give_scores()
 
     # ------------------------------------------------------------------ scoring
 
@@ -183,21 +259,23 @@ class PatchCore(Detector):
         cells = looked  # (B, C, h*, w*)
         features = cells[:, :, :: self.stride, :: self.stride]  # (B, C, h', w')
         (rows, columns), (b, _, h, w) = cells.shape[-2:], features.shape
-        queries = to_rows(features)  # (B·h'·w', C)
+        chosen = self.cells((rows, columns), self.stride)
+        queries = to_rows(features, chosen)  # (B·h'·w', C), or of the cells that see the region
         bank = self._search_bank()
         distances, nearest = k_nearest(queries, bank)
-        distances = distances.view(b, h * w)
+        distances = distances.view(b, -1)
         scores, worst = distances.max(1)  # s* and the patch that has it
         size = min(self.reweighting or 1, len(self.memory_bank))
         if size > 1:  # one neighbour would be m* itself, and the weight 0 for every image
-            row = torch.arange(b, device=worst.device) * (h * w) + worst
+            row = torch.arange(b, device=worst.device) * distances.shape[1] + worst
             star = self.memory_bank[nearest[row, 0]]  # m* (B, C)
             _, around = k_nearest(star, bank, size)  # N_b(m*), m* or its twin first
             to_all = (queries[row][:, None] - self.memory_bank[around]).square().sum(2).sqrt()  # (B, b)
             scores = reweight(scores, to_all)
         if self.squared:
             scores, distances = scores.square(), distances.square()
-        return scores, spread(distances.view(b, h, w), self.stride, (rows, columns))
+        grids = distances.view(b, h, w) if chosen is None else chosen.spread(distances, (h, w))
+        return scores, spread(grids, self.stride, (rows, columns))
 
     def _search_bank(self) -> Bank:
         """The memory bank made ready for searching, once for as long as it stays the same."""
@@ -207,6 +285,12 @@ class PatchCore(Detector):
         if self._searchable is None or self._searchable[0] != state:
             self._searchable = state, Bank(self.memory_bank)
         return self._searchable[1]
+
+
+def _as_radius(radius: float) -> Tensor:
+    """Rounded upwards, so that it stays a bound: (1,) float32."""
+    rounded = np.float32(radius)
+    return torch.tensor([float(rounded if rounded >= radius else np.nextafter(rounded, np.float32(math.inf)))])
 
 
 def reweight(scores: Tensor, distances: Tensor) -> Tensor:
