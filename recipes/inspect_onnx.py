@@ -1,0 +1,42 @@
+"""Inspect a folder with a file that adlib.export wrote; needs numpy, pillow and onnxruntime, and no torch.
+
+    python recipes/inspect_onnx.py parts.onnx parts/new 0.05 > answers.csv
+"""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+about, alpha = json.loads(session.get_modelmeta().custom_metadata_map["adlib"]), float(sys.argv[3])
+if alpha * (about["held_out"] + 1) < 1 - 1e-9:
+    sys.exit(f"{about['held_out']} held-out parts cannot promise {alpha}: give at least {1 / (about['held_out'] + 1)}")
+
+
+def read(path):
+    """The image (1, H, W, 3) as the file wants it, held to what its reading contract asks."""
+    picture = ImageOps.exif_transpose(Image.open(path))
+    deep = picture.mode[0] in "IF"  # grey, with more than 8 bits
+    values = np.asarray(picture if deep else picture.convert("RGB"))
+    values = (np.stack([values] * 3, 2) if deep else values)[None]
+    (_, height, width, _), (low, high) = values.shape, about["aspects"]
+    if values.dtype != about["type"] or not about["least_maximum"] <= values.max() <= about["max_value"]:
+        raise ValueError(f"{values.dtype} up to {values.max()}, expected {about['type']} up to {about['max_value']:g}")
+    if not low <= height / width <= high or height * width < about["least_pixels"]:
+        raise ValueError(f"{height} × {width} pixels, expected the shape and size of the training images")
+    return values
+
+
+table = csv.writer(sys.stdout)
+table.writerow(["image", "score", "p_value", "answer"])
+for path in sorted(path for path in Path(sys.argv[2]).rglob("*") if path.is_file()):
+    try:
+        score, p_value = session.run(["scores", "p_values"], {"images": read(path)})
+        table.writerow([path, score[0], p_value[0], "defective" if p_value[0] <= alpha else "good"])
+    except Exception as error:  # one picture must not stop the others
+        table.writerow([path, "", "", f"not inspected: {error}"])
