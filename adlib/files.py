@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -13,7 +14,7 @@ import secrets
 import stat
 import time
 import zlib
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -53,20 +54,34 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
     OSError
         Where the disk is full; names the bytes that are needed.
     """
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent}: no such folder, expected the one to write {path.name} to; make it "
-                                "first (on Colab: mount your Drive first)")
-    if path.is_dir():
-        raise IsADirectoryError(f"{path}: is a folder, expected the name of a file to write")
     header, names = _header(tensors, json.dumps(about))
     needed = len(header) + sum(t.numel() * t.element_size() for t in tensors.values())
+    write_whole(path, itertools.chain([header], (_bytes(tensors[name]) for name in names)), needed)
+
+
+def write_whole(path: Path, content: Iterable[bytes | memoryview], needed: int) -> None:
+    """Write one file whole or not at all, as `write_tensors` says.
+
+    Parameters
+    ----------
+    path : Path
+    content : iterable of bytes
+        Written one after the other.
+    needed : int
+        Bytes in all, for the message where the disk is full.
+
+    Raises
+    ------
+    FileNotFoundError, IsADirectoryError, OSError
+        As `write_tensors`.
+    """
+    must_take_file(path)
     _delete_leftovers(path)
     part = path.with_name(f".{path.name}.{os.getpid()}-{_machine()}-{secrets.token_hex(4)}.part")
     try:
         with _new_file(part, path) as file:
-            file.write(header)
-            for name in names:
-                file.write(_bytes(tensors[name]))
+            for piece in content:
+                file.write(piece)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
@@ -83,6 +98,23 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str,
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def must_take_file(path: Path) -> None:
+    """Refuse a name that no file can be written to, before the work whose result it is to hold.
+
+    Raises
+    ------
+    FileNotFoundError, IsADirectoryError, PermissionError
+        Where the folder is missing, where `path` is a folder, or where nothing may be written there.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: no such folder, expected the one to write {path.name} to; make it "
+                                "first (on Colab: mount your Drive first)")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder, expected the name of a file to write")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"{path.parent}: nothing may be written there by this user; choose another folder")
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

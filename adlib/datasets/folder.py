@@ -238,7 +238,7 @@ class ImageFolder:
             raise DatasetError(f"group is of type {type(group).__name__}, expected a regular expression or a function "
                                "of the path, which train and test share")
         files, skipped = list_images(train)
-        warn_of_skipped(Path(train), skipped, 3)
+        warn_of_skipped(Path(train), skipped)
         self.train = [Sample(0, "good", str(f), part, image_source=f, max_value=max_value)
                       for f, part in zip(files, group_names(files, group, train), strict=True)]
         self.validation: list[Sample] = []
@@ -266,7 +266,7 @@ def _btad_mask(image: Path, masks: dict[str, list[Path]]) -> Path:
 
 def _own_test(test: Path, masks: Path | None, max_value: float | None) -> list[Sample]:
     files, skipped = list_images(test)
-    warn_of_skipped(test, skipped, 4)
+    warn_of_skipped(test, skipped)
     flat = [f for f in files if f.parent == test and not f.is_dir()]  # a folder here is one that may not be read
     if flat and len(flat) < len(files):
         raise DatasetError(f"{test}: holds images ({flat[0].name}) beside folders of images, expected one or the "
