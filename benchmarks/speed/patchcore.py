@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adlib import PatchCore
+from adlib import PatchCore, neighbors
 from adlib.datasets import SyntheticFactory
 from adlib.features import to_rows
 from adlib.images import resize_image
+from adlib.neighbors import Bank, k_nearest
 from benchmarks.speed.neighbours import all_distances, distance_matrix
 from benchmarks.speed.timing import SEED, alternate, run
 
@@ -75,7 +76,39 @@ def patchcore(small: bool, scratch: Path) -> dict[str, Any]:
                         "relative_difference_of_scores": difference})  # fmt: skip
         print(f"patchcore, batch {batch}: {timing['adlib']['seconds'] * 1e3:.0f} ms, ratio {ratio:.2f}, "
               f"scores differ by {difference:.1e}", flush=True)
+    results += beside_the_backbone(small)
     return {"data": " ".join((patchcore.__doc__ or "").split()), "results": results}
+
+
+def beside_the_backbone(small: bool) -> list[dict[str, Any]]:
+    """PatchCore with its defaults on boards: an image beside its backbone alone, a search beside one of all rows."""
+    data = SyntheticFactory("board", seed=SEED, n_train=20 if small else 200, n_test=4)
+    detector = PatchCore(seed=SEED, device="cpu").fit(data.train).eval()
+    image = resize_image(data.test[0].image, detector.image_size)[None]
+    results = []
+    with torch.inference_mode():
+        looked = detector.look(image)
+        rows = to_rows(looked)
+        bank = Bank(detector.memory_bank)
+        assert torch.allclose(k_nearest(rows, bank)[0], k_nearest(rows, bank.rows)[0], atol=1e-5)
+        full = Bank(detector.memory_bank)
+        forms = {
+            "whole image": lambda: detector(image), "backbone": lambda: detector.look(image),
+            "search": lambda: k_nearest(rows, bank), "search of all rows": lambda: scan_all(rows, full),
+        }  # fmt: skip
+        timing = alternate(forms, 5 if small else 25)
+    size = {"bank": len(detector.memory_bank), "d": rows.shape[1], "batch": 1, "timing": timing}
+    for what, peer in (("whole image", "backbone"), ("search", "search of all rows")):
+        ratio = timing[peer]["seconds"] / timing[what]["seconds"]
+        results.append(size | {"what": f"patchcore {what}", "peer": peer, "form": what, "ratio": ratio})
+        print(f"patchcore, {what}: {timing[what]['seconds'] * 1e3:.0f} ms, {peer} "
+              f"{timing[peer]['seconds'] * 1e3:.0f} ms", flush=True)
+    return results
+
+
+def scan_all(queries: Tensor, bank: Bank) -> Tensor:
+    """Every row of the bank, as before there were groups."""
+    return neighbors._scan(neighbors._ready(queries, bank), bank.centred, 1, neighbors.BLOCK // 784)
 
 
 if __name__ == "__main__":
