@@ -24,37 +24,14 @@ from repository import ROOT
 # Where the measurements lie under benchmarks/, by the name of the report.
 ACCURACY, SPEED = "accuracy/{}.json", "speed/{}.json"
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "au_pro": "AU-PRO"}
-NEEDED = ("name", "command", "versions", "backbone", "dataset", "category", "protocol", "seeds", "results")
 UNBROKEN = re.compile(r"\[[+−]?\d\.\d+, [+−]?\d\.\d+\]")  # a browser must not break a line in these
-DATA_NAMES = {"magnetic_tile": "magnetic tiles", "mvtec_ad bottle": "MVTec AD, bottle"}
+DATA_NAMES = {"magnetic_tile": "magnetic tiles"}
 
 
 def read_report(benchmarks: Path, name: str) -> dict[str, Any]:
     """The report of one benchmark, such as "comparison", or "speed coreset"."""
     path = benchmarks / (SPEED.format(name[6:]) if name.startswith("speed ") else ACCURACY.format(name))
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def read_results(benchmarks: Path) -> list[dict[str, Any]]:
-    """PatchCore's accuracy on real images where it has not its defaults, a report each, by data set and category.
-
-    ValueError names the file and what it lacks.
-    """
-    found = []
-    for path in sorted(benchmarks.glob(ACCURACY.format("patchcore_*"))):
-        try:
-            entry = read_report(benchmarks, path.stem)
-        except ValueError as error:
-            raise ValueError(f"{path.name}: expected JSON: {error}") from error
-        if missing := [key for key in NEEDED if key not in entry]:
-            raise ValueError(f"{path.name}: expected the keys {', '.join(missing)}; write it with benchmarks/ again")
-        if [run.get("seed") for run in entry["results"]] != entry["seeds"] or not entry["seeds"]:
-            raise ValueError(f"{path.name}: expected one result for each of the seeds {entry['seeds']}, in this order")
-        for metric, value in ((m, run[m]["value"]) for run in entry["results"] for m in METRICS if m in run):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{path.name}: {metric} is {value}, expected a number from 0 to 1")
-        found.append(entry)
-    return sorted(found, key=lambda e: (e["dataset"], e["category"], e["name"]))
 
 
 def groups(results: list[dict[str, Any]], *keys: str) -> Iterator[tuple[Any, ...]]:
@@ -91,30 +68,6 @@ def versions(report: dict[str, Any]) -> str:
 
 def measured(report: dict[str, Any]) -> list[str]:
     return [f"Measured with `{report['command']}`: {report['protocol']}. {versions(report)}."]
-
-
-def data_name(entry: dict[str, Any]) -> str:
-    name = f"{entry['dataset']} {entry['category']}".strip()
-    squeezed = entry["dataset"] == "magnetic_tile" and entry["options"].get("image_size")  # the others are squares
-    return DATA_NAMES.get(name, name) + (", squeezed into a square" if squeezed else "")
-
-
-def patchcore(benchmarks: Path) -> list[str]:
-    """PatchCore on real images, with its defaults and with something else."""
-    usual, rows = read_report(benchmarks, "real")["results"], []
-    for e in read_results(benchmarks):
-        same = [r for r in usual if (r["data"], r["method"]) == (e["category"] or e["dataset"], "patchcore")]
-        for name, backbone, runs in ((data_name(e | {"options": {}}), e["backbone"].partition(",")[0], same),
-                                     (data_name(e), e["backbone"], e["results"])):
-            rows.append([name, backbone, len(runs), *(cell(runs, m, e["dataset"]) for m in METRICS)])
-    return table(["data", "backbone", "seeds", *METRICS.values()], rows)
-
-
-def patchcore_measured(benchmarks: Path) -> list[str]:
-    ours = read_results(benchmarks)
-    return [*dict.fromkeys(f"- **{data_name(e)}**: {e['protocol']}." for e in ours), "", "Measured with", "",
-            "```bash", *dict.fromkeys(e["command"] for e in ours), "```", "",
-            "and " + "; ".join(dict.fromkeys(versions(e) for e in ours)) + "."]
 
 
 def real(benchmarks: Path, report: str = "real") -> list[str]:
@@ -319,6 +272,8 @@ def comparison_cost(benchmarks: Path) -> list[str]:
 SPEEDS = ("coreset", "efficientad", "metrics", "neighbours", "patchcore", "simplenet")
 # What was timed, and the other form that ran beside it.
 PAIRS = {
+    "patchcore whole image": ("PatchCore with its defaults, one whole image", "its backbone alone"),
+    "patchcore search": ("the nearest of the bank for each patch of an image, in groups", "the same from all rows"),
     "forward": ("EfficientAD-S, 256 pixels, scores of one image", "the same layers as plain modules"),
     "channels_last": ("the plain modules of EfficientAD-S, channels last", "the same, contiguous"),
     "bf16": ("EfficientAD-S, 256 pixels, float32", "the same with bf16=True"),
@@ -359,6 +314,11 @@ def speed(benchmarks: Path) -> list[str]:
                      seconds(e["adlib_prepared_bank"]["seconds"]), memory, "faiss, flat index",
                      seconds(e["faiss_flat"]["seconds"]), f"{1 / e['to_faiss']['adlib_prepared_bank']:.2f}"])
     for e in results["patchcore"]:
+        if "what" in e:
+            what, peer = PAIRS[e["what"]]
+            rows.append([f"{what}, bank of {e['bank']:,}", timed(e, e["form"]), "–", peer, timed(e, e["peer"]),
+                         f"{e['ratio']:.2f}"])
+            continue
         images = "one image" if e["batch"] == 1 else f"{e['batch']} images at a time"
         rows.append([f"PatchCore, {images}, ResNet-18, bank of {e['bank']:,}", timed(e, "adlib"), "–",
                      "the same steps in anomalib's form", timed(e, "anomalib_form"), f"{e['ratio']:.2f}"])
@@ -374,16 +334,60 @@ def speed_measured(benchmarks: Path) -> list[str]:
             *(f"- {report['name']}: `{report['command']}`, {versions(report)}" for report in reports)]
 
 
+def chunks(benchmarks: Path) -> list[str]:
+    """A bank from chunks of images beside that of all images at once."""
+    rows, kept = [], {}
+    for run in read_report(benchmarks, "chunks")["runs"]:
+        whole = {b["share"]: b for b in run["banks"] if b["bank"] == "one piece"}
+        for b in run["banks"]:
+            if b["bank"] == "chunks" and b["spare"] == 2:  # as PatchCore does
+                kept.setdefault((run["data"], b["share"], b["images"]), []).append((b, whole[b["share"]]))
+    for (data, share, images), pairs in kept.items():
+        radius = statistics.fmean(b["radius"] / one["radius"] for b, one in pairs)
+        factor = max(b["factor"] for b, _ in pairs)
+        rows.append([data, f"{share:.0%}", images, len(pairs), f"{radius:.2f}", f"{factor:.1f}",
+                     gain([b["image_auroc"] - one["image_auroc"] for b, one in pairs])])
+    return table(["data", "kept", "images a chunk", "seeds", "radius, times that of one piece",
+                  "times the best radius, at most (2.23)", "image AUROC less that of one piece"], rows)
+
+
+def extend(benchmarks: Path) -> list[str]:
+    """A detector of half of the images, extended by the others, beside a fit on all."""
+    rows = []
+    for method, data, runs in groups(read_report(benchmarks, "extend")["runs"], "method", "data"):
+        less = [[r[way]["image_auroc"] - r["all"]["image_auroc"] for r in runs] for way in ("half", "extended")]
+        rows.append([method, data, len(runs), f"{statistics.fmean(r['all']['image_auroc'] for r in runs):.3f}",
+                     *map(gain, less)])
+    return table(["detector", "data", "seeds", "image AUROC, fitted on all", "half of the images, less that",
+                  "extended by the other half, less that"], rows)
+
+
+def cluster(benchmarks: Path) -> list[str]:
+    """Workers that were killed."""
+    report = read_report(benchmarks, "cluster")
+    return [f"A worker was killed at random {report['kills']} times, {report['before_the_end']} of them before its "
+            f"chunks were done; bank, radius and held-out scores were equal to the last bit {report['equal']} times."]
+
+
+def export(benchmarks: Path) -> list[str]:
+    """The exported file beside the detector itself."""
+    rows = [[r["method"], "{} × {}".format(*r["size"]), f"{r['scores']['share']:.1e}", f"{r['maps']['share']:.1e}",
+             r["p_values"], r["decisions"]] for r in read_report(benchmarks, "export")["results"]]
+    return table(["detector", "pictures of", "scores", "maps", "other p-values", "other decisions"], rows)
+
+
 # Named as the functions are; then how each report came about.
 TABLES: dict[str, Callable[[Path], list[str]]] = {
     **{make.__name__.replace("_", " "): make for make in (
-        real, agreement, patchcore, patchcore_measured, aspect, false_alarms, comparison, comparison_cost, simplenet,
+        real, agreement, aspect, false_alarms, comparison, comparison_cost, simplenet,
         efficientad, efficientad_gain, spd, spd_fair, backbones, sizes, sizes_real, published, speed, speed_measured,
-        factory, factory_kinds, factory_speed)},
+        factory, factory_kinds, factory_speed, chunks, extend, cluster, export)},
     "real control": lambda benchmarks: real(benchmarks, "real_128"),
     **{f"{name.replace('_', ' ')} measured": lambda benchmarks, name=name: measured(read_report(benchmarks, name))
        for name in ("comparison", "simplenet", "efficientad", "spd", "spd_fair", "backbones", "factory", "aspect",
-                    "false_alarms", "real", "real_128", "sizes", "anomalib_agreement")},
+                    "false_alarms", "real", "real_128", "sizes", "anomalib_agreement",
+                    "patchcore_magnetic_tile_square", "patchcore_mvtec_ad_bottle_random", "chunks", "extend",
+                    "cluster", "watch", "region", "efficientad_256", "export")},
 }
 
 
@@ -391,7 +395,6 @@ CHARTS = {
     "real": Chart(("image AUROC",), "{detector}", "{data}", "published",
                   says="Dots are means, lines their 95 % intervals, bars what others published."),
     "sizes real": Chart(("image AUROC",), "{pixels}", "{data}"),
-    "patchcore": Chart(("image AUROC",), "{backbone}", "{data}"),
     "aspect": Chart(("image AUROC",), "{read as}", "{strips of four pictures}"),
     "false alarms": Chart(("false alarms",), "{rule}, {K}", "pictures of a part: {pictures of a part}; n = {n}",
                           "promised", says="Dots are shares, lines their 95 % intervals, squares what is promised. "
