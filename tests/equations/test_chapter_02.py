@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from adlib.chunks import cover, join, k_center_chunks
 from adlib.coreset import covering_radius, jl_dimension, k_center_greedy, random_projection
 from adlib.features import PatchFeatures, aggregate, to_rows
-from adlib.neighbors import k_nearest
+from adlib.neighbors import Bank, k_nearest
 from adlib.patchcore import PatchCore, reweight
 from adlib.prediction import full_size_maps
 from adlib.threshold import conformal_p_values, conformal_threshold, cross_conformal_bound
@@ -142,9 +143,10 @@ def test_lemma_dimension_keeps_all_pairs(n, epsilon):
     d = jl_dimension(n, epsilon)
     assert d >= 4 * math.log(n) / (epsilon**2 / 2 - epsilon**3 / 3) > d - 1
     points, kept = draw(n, 50), 0
-    before = {(i, j): distance(points[i], points[j]) for i in range(n) for j in range(i)}
+    plain = points.tolist()  # Python's own numbers: loops over those of a tensor take twenty times as long
+    before = {(i, j): distance(plain[i], plain[j]) for i in range(n) for j in range(i)}
     for seed in range(20):
-        y = random_projection(points, d, seed=seed)
+        y = random_projection(points, d, seed=seed).tolist()
         ratio = [(distance(y[i], y[j]) / far) ** 2 for (i, j), far in before.items()]
         kept += 1 - epsilon <= min(ratio) and max(ratio) <= 1 + epsilon
     assert kept >= 15  # the lemma promises a positive probability; the bound is cautious
@@ -333,3 +335,84 @@ def test_the_bound_of_folds_and_the_count_behind_it(n, count):
         assert cross_conformal_bound(alpha, n, count) == pytest.approx(min(found))
         if n % count == 0:
             assert min(found) == pytest.approx(alpha + (1 - alpha) * (1 - count / n) / (count + 1))
+
+
+@equation("2.21", function="adlib.chunks.k_center_chunks")
+@pytest.mark.parametrize("per_chunk", [None, 3, 7])
+def test_the_radius_is_at_most_the_sum_of_the_two_rounds(per_chunk):
+    for seed in range(4):
+        bank, n = draw(60, 3, seed=seed), 8
+        chunks = bank.split(20)
+        kept = [[chunk[i] for i in k_center_greedy(chunk, per_chunk or n)] for chunk in chunks]
+        first = max(radius(chunk, some) for chunk, some in zip(chunks, kept, strict=True))  # r1
+        union = torch.stack([m for some in kept for m in some])
+        chosen = union[k_center_greedy(union, n, start=0)]
+        second = radius(union, chosen)  # r2
+        assert radius(bank, chosen) <= first + second + 1e-12
+        found = k_center_chunks(chunks, n, per_chunk=per_chunk)
+        assert torch.equal(found.rows, chosen) and torch.equal(bank[found.indices], chosen)
+        assert found.radius == pytest.approx(first + second, rel=1e-12) and found.total == 60
+
+
+@equation("2.22", function="adlib.chunks.k_center_chunks")
+@pytest.mark.parametrize("seed", range(4))
+def test_as_many_centres_in_each_chunk_are_within_a_factor_of_four_of_every_choice(seed):
+    bank = draw(12, 2, seed=seed)
+    best = min(radius(bank, bank[list(choice)]) for choice in itertools.combinations(range(12), 3))
+    for order in range(8):
+        moved = bank[torch.randperm(12, generator=torch.Generator().manual_seed(order))]
+        found = k_center_chunks(moved.split(4), 3, seed=order)
+        assert radius(bank, found.rows) <= 4 * best + 1e-12
+        assert found.least <= best + 1e-12 and found.radius <= 4 * found.least + 1e-12
+
+
+@equation("2.23", function="adlib.chunks.join")
+@pytest.mark.parametrize("per_chunk", [1, 2, 3])
+def test_the_run_itself_tells_a_factor_for_any_number_of_centres(per_chunk):
+    for seed in range(6):
+        bank = draw(12, 2, seed=seed)
+        bank[:2] *= 30  # one chunk has more to keep than the others
+        best = min(radius(bank, bank[list(choice)]) for choice in itertools.combinations(range(12), 2))
+        covers = [cover(chunk, per_chunk) for chunk in bank.split(3)]
+        first = max(c.radius for c in covers)
+        found = join(covers, 2)
+        second = found.radius - first
+        assert covers == [] and radius(bank, found.rows) <= found.radius + 1e-12
+        assert found.least >= second / 2 - 1e-12 and found.least <= best + 1e-12
+        assert found.radius / found.least <= 2 * (1 + first / second) + 1e-9
+
+
+@equation("2.24", function="adlib.patchcore.PatchCore.extend")
+def test_what_was_covered_stays_covered_and_the_new_is_covered_as_greedy_covers_it():
+    for seed in range(4):
+        old, new, added = draw(20, 2, seed=seed), draw(9, 2, seed=seed + 50) * 2, 3
+        kept = old[k_center_greedy(old, 5)]
+        both = torch.cat([kept, new])
+        chosen = both[k_center_greedy(both, 5 + added, start=torch.arange(5))]
+        assert torch.equal(chosen[:5], kept)
+        best = min(radius(new, new[list(choice)]) for choice in itertools.combinations(range(9), added))
+        assert radius(new, chosen) <= 2 * best + 1e-12
+        found = cover(both, 5 + added, start=torch.arange(5))
+        assert found.radius == pytest.approx(radius(new, chosen)) and found.least == 0
+        assert radius(torch.cat([old, new]), chosen) <= max(radius(old, kept), found.radius) + 1e-12
+
+
+@equation("2.25", function="adlib.neighbors.k_nearest")
+@pytest.mark.parametrize("scatter", [0.05, 1.0])
+def test_groups_that_cannot_hold_the_nearest_patch(scatter):
+    rooms = draw(12, 3, seed=1) * 4
+    bank = (rooms[torch.arange(2100) % 12] + scatter * draw(2100, 3, seed=2)).float()
+    queries = (bank[::30] + 0.1 * draw(70, 3, seed=3).float())[:70]
+    prepared = Bank(bank)
+    groups, rows = prepared.groups, (bank - prepared.centre).tolist()
+    centres = rows[: round(2 * math.sqrt(2100))]
+    members = {}
+    for m in rows:
+        members.setdefault(min(range(len(centres)), key=lambda g, m=m: distance(m, centres[g])), []).append(m)
+    radii = [max(distance(m, c) for m in members.get(g, [c])) for g, c in enumerate(centres)]
+    assert np.allclose(groups.radii, radii, atol=1e-4)
+    for q, found in zip((queries - prepared.centre).tolist(), k_nearest(queries, prepared)[0][:, 0], strict=True):
+        least = [distance(q, c) - r for c, r in zip(centres, radii, strict=True)]
+        for g, some in members.items():
+            assert min(distance(q, m) for m in some) >= least[g] - 1e-9
+        assert abs(float(found) - min(distance(q, m) for m in rows)) < 1e-4
