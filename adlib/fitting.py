@@ -114,7 +114,7 @@ def _set_frame(detector: Any, samples: list[Sample], region: object) -> None:
         detector.image_size = working_size(samples, detector.SIDE, detector.LEAST_SIDE)
     if region is not None:
         made = read_region(region, sizes)
-        must_be_large_enough(made, detector.image_size, detector.resize, detector.field)
+        must_be_large_enough(made, detector.image_size, detector.resize, detector.field, detector.reading.own_size)
         detector.reading = dataclasses.replace(detector.reading, region=made)
 
 

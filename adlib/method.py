@@ -170,8 +170,8 @@ class Method(nn.Module, ABC):
         Cells up to there are learnt from and scored, as a defect at the edge of the region shows in them, too. None
         without a region.
         """
-        region = self.reading.region
-        return None if region is None else margin_of(region, self.image_size, self.resize, self.field)
+        region, size = self.reading.region, self.reading.own_size or self.image_size
+        return None if region is None else margin_of(region, size, self.resize, self.field)
 
     def count_cells(self, grid: tuple[int, int], stride: int = 1) -> int:
         """How many there are, of every `stride`-th row and column of a grid (h*, w*)."""
@@ -182,9 +182,10 @@ class Method(nn.Module, ABC):
         """The cells that see the region, of every `stride`-th row and column of a grid (h*, w*); None for all."""
         if self.reading.region is None:
             return None
-        asked = (self.reading.region, self.image_size, self.resize, grid, stride, self.device)
+        own = self.reading.own_size
+        asked = (self.reading.region, self.image_size, self.resize, grid, stride, own, self.device)
         if self._cells[0] != asked:
-            chosen = choose_cells(self.reading.region, self.image_size, self.resize, self.field, grid, stride)
+            chosen = choose_cells(self.reading.region, self.image_size, self.resize, self.field, grid, stride, own)
             self._cells = asked, Cells(*(index.to(self.device) for index in chosen))
         return self._cells[1]
 
@@ -218,7 +219,7 @@ class Method(nn.Module, ABC):
         height, width = batch.shape[-2:]
         maps = full_size_maps(grids, (height, width), self.smoothing)
         if self.reading.region is not None:
-            seen = self.reading.region.on_input((height, width), self.resize).to(maps.device)
+            seen = self.reading.region.on_input((height, width), self.resize, self.reading.own_size).to(maps.device)
             maps = torch.where(seen, maps, grids.amin((1, 2), keepdim=True))
         return scores, maps
 

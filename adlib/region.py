@@ -2,8 +2,8 @@
 
 What lies outside the region is replaced by one grey, `FILL`, before an image is resized. So it has no influence at all:
 not on what is learnt, not on a score, not on a map. A cell that sees nothing of the region is the same in all images;
-it is neither learnt from nor scored. A cell beside the region still sees into it, and a defect at the region's edge may
-show there more than inside; how far out that can be is the margin, and the receptive field gives it.
+it is neither learnt from nor scored. A cell beside the region still sees into it, so it counts as well; how far out
+that can be is the margin, and the receptive field gives it.
 """
 
 from __future__ import annotations
@@ -73,11 +73,17 @@ class InspectedRegion:
                              "give the picture as the camera took it, or fit with a region drawn on such pictures")
         return _mask_at(self, tuple(size))
 
-    def on_input(self, image_size: tuple[int, int], resize: int | None = None) -> Tensor:
-        """Which pixels (h, w) of the network's input depend on the region, with `resize` those of the middle."""
-        sides = resized_sides(self.size, image_size, resize)
+    def on_input(self, image_size: tuple[int, int], resize: int | None = None,
+                 own_size: tuple[int, int] | None = None) -> Tensor:  # fmt: skip
+        """Which pixels (h, w) of the network's input depend on the region, with `resize` those of the middle.
+
+        With `own_size`, pictures are not resized from that size but continued, and what is added is not in the region.
+        """
+        sides = own_size or resized_sides(self.size, image_size, resize)
         share = self.at(self.size)[None, None].float()
         seen = F.interpolate(share, sides, mode="bilinear", antialias=True, align_corners=False)[0, 0] > 0
+        if own_size is not None:
+            return F.pad(seen, (0, image_size[1] - own_size[1], 0, image_size[0] - own_size[0]))
         top, left = top_left(sides, image_size)
         return seen[top : top + image_size[0], left : left + image_size[1]]
 
@@ -260,11 +266,12 @@ def cells_that_see(pixels: Tensor, field: ReceptiveField | None, grid: tuple[int
 
 def choose_cells(
     region: InspectedRegion, image_size: tuple[int, int], resize: int | None, field: ReceptiveField | None,
-    grid: tuple[int, int], stride: int = 1,
+    grid: tuple[int, int], stride: int = 1, own_size: tuple[int, int] | None = None,
 ) -> Cells:  # fmt: skip
     """The cells that see the region, of every `stride`-th row and column of the grid."""
     with torch.inference_mode(False):
-        seen = cells_that_see(region.on_input(image_size, resize), field, grid)[::stride, ::stride].flatten()
+        pixels = region.on_input(image_size, resize, own_size)
+        seen = cells_that_see(pixels, field, grid)[::stride, ::stride].flatten()
         chosen = seen.nonzero()[:, 0]
         back = torch.full(seen.shape, len(chosen))
         back[chosen] = torch.arange(len(chosen))
@@ -272,10 +279,11 @@ def choose_cells(
 
 
 def must_be_large_enough(
-    region: InspectedRegion, image_size: tuple[int, int], resize: int | None, field: ReceptiveField | None
-) -> None:
+    region: InspectedRegion, image_size: tuple[int, int], resize: int | None, field: ReceptiveField | None,
+    own_size: tuple[int, int] | None = None,
+) -> None:  # fmt: skip
     """Refuse a region of which the network's input shows nothing, or less than a few cells."""
-    pixels, side = int(region.on_input(image_size, resize).sum()), field.stride if field else 16
+    pixels, side = int(region.on_input(image_size, resize, own_size).sum()), field.stride if field else 16
     if not pixels:
         raise ValueError(f"region: lies outside the middle of the picture that resize={resize} and image_size="
                          f"{image_size} cut, expected some of it inside; leave resize out, and the whole is looked at")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import math
 import platform
 from collections.abc import Mapping
@@ -81,6 +82,7 @@ def write_report(
         more_rows=max(0, len(rows) - ROWS), failures=list(prediction.failures.items())[:ROWS],
         failed=len(prediction.failures), skipped=[str(p) for p in prediction.skipped],
         parts=_parts(prediction, defective), threshold=limit, promise=promise(detector, alpha),
+        held_out_parts=len(detector.normal_scores),
         chart=histogram(detector.normal_scores.double().numpy(), prediction.scores.astype(float), limit),
         held_out=_held_out(detector, pixel_limit), settings=settings(detector, alpha, limit),
     )
@@ -215,8 +217,9 @@ def _picture(detector: Any, prediction: Prediction, i: int, limit: float) -> tup
     anomaly_map = prediction.maps[i]
     scale = min(1.0, LONGEST / max(anomaly_map.shape))
     height, width = (max(1, round(side * scale)) for side in anomaly_map.shape)
+    reading = dataclasses.replace(detector.reading, own_size=None)  # resized, even where it was inspected unresized
     try:
-        image = detector.reading.look(prediction.samples[i], (height, width)).image
+        image = reading.look(prediction.samples[i], (height, width)).image
     except ImageError:
         return None, 0
     picture, places = outlined(image, anomaly_map, limit)

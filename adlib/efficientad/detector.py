@@ -307,6 +307,7 @@ class EfficientAD(Detector):
         self.student, self.autoencoder = copy.deepcopy(self.student), copy.deepcopy(self.autoencoder)
         self.history = {}
         train_networks(self.networks, kept, self._penalty_samples, seed=self.seed, history=self.history,
+                       cells=self.cells(self.teacher.grid(self.image_size)),
                        **self.training_options | {"steps": -(-self.steps // WARM)})
 
     def _kept(self, batches: Iterator[Tensor], count: int) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from adlib import EfficientAD, PatchCore, SimpleNet
 from adlib.detector import Detector
+from adlib.efficientad import train_networks
 from adlib.images import ImageError
 from adlib.receptive_field import ReceptiveField, on_first_grid, receptive_field
 from adlib.region import InspectedRegion, cells_that_see, read_region
@@ -70,6 +71,19 @@ def test_outside_is_not_learnt(name: str):
     one, two = (MAKE[name]().fit(i, region=CORNER, validation=0.5, alpha=0.5)
                 for i in (images, other_outside(images, MASK)))  # fmt: skip
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+
+
+def test_efficientad_goes_on_learning_from_the_region_alone(monkeypatch: pytest.MonkeyPatch):
+    detector, images, given = MAKE["EfficientAD"](), pictures(4), []
+
+    def spy(*args: Any, **options: Any) -> None:
+        given.append(options["cells"])
+        train_networks(*args, **options)
+
+    monkeypatch.setattr("adlib.efficientad.detector.train_networks", spy)
+    detector.fit(images[:2], region=CORNER, validation=images[2:])
+    detector.extend(pictures(1, 7), old=images[:2])
+    assert len(given) == 2 and given[0] is not None and torch.equal(given[0].chosen, given[1].chosen)
 
 
 def test_the_whole_picture_is_no_region():

@@ -77,6 +77,18 @@ def test_the_worst_picture_is_outlined_where_it_is_odd(
     assert pixels.shape == (64, 96, 3) and orange[:48, :48].any() and not orange[:, 72:].any()
 
 
+def test_a_picture_looked_at_in_tiles_is_drawn_whole(tmp_path: Path) -> None:
+    images = [picture(i).repeat(6, 0).repeat(6, 1) for i in range(3)]  # larger than a picture in the report
+    tiled = PatchCore(tiles=192, layers=("layer1",), neighbourhood=1, stride=8, device="cpu")
+    tiled.fit(images[1:], validation=0.5, alpha=0.5)
+    text = written(tiled, tiled.predict(images[:1]), tmp_path / "r.html", alpha=0.5)
+    drawn = base64.b64decode(re.findall(r'src="data:image/jpeg;base64,([^"]+)"', text)[0])
+    pixels = np.asarray(Image.open(io.BytesIO(drawn)))
+    assert pixels.shape == (240, 360, 3)
+    bottom_right, expected = pixels[200:, 320:, 1].mean(), images[0][320:, 512:].mean()
+    assert abs(float(bottom_right) - float(expected)) < 12  # its own end, and not its middle
+
+
 def test_what_is_not_drawn_is_counted(detector: PatchCore, prediction: Prediction, tmp_path: Path) -> None:
     text = written(detector, prediction, tmp_path / "r.html", most=2)
     assert "The 2 pictures with the highest" in text and "3 are not, but stand in the table" in text

@@ -13,6 +13,7 @@ from torch import nn
 from adlib import EfficientAD, PatchCore, SimpleNet
 from adlib.detector import Detector
 from adlib.images import ImageError
+from adlib.region import cells_that_see
 
 OWN, SIZE = (90, 203), (96, 208)  # of the pictures, and up to whole steps of the coarser layer
 # Two early layers see little, so that small pictures have several tiles that do not see all.
@@ -97,6 +98,23 @@ def test_folds_and_regions_in_tiles():
     assert np.allclose(one.scores, two.scores, atol=1e-4)
     assert torch.allclose(tiled.normal_scores, whole.normal_scores, atol=1e-4)
     assert one.maps[0].shape == OWN and np.ptp(one.maps[0][61:]) == 0
+
+
+def test_a_region_in_tiles_is_where_it_was_drawn():
+    right = [(100, 10), (190, 10), (190, 80), (100, 80)]
+    tiled = PatchCore(**FEW, tiles=64).fit(pictures(2), region=right)
+    region = tiled.reading.region
+    assert region is not None
+    on_input = region.on_input(SIZE, own_size=OWN)
+    assert on_input.shape == SIZE and torch.equal(on_input[: OWN[0], : OWN[1]], region.at(OWN))
+    assert not on_input[OWN[0] :].any() and not on_input[:, OWN[1] :].any()
+    batch = torch.from_numpy(continued(pictures(1, 1))[0]).permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        grid, anomaly_map = tiled.patch_scores(batch)[1], tiled(batch)[1][0]
+    assert torch.equal(anomaly_map > anomaly_map.min(), on_input)
+    seen = cells_that_see(on_input, tiled.field, (grid.shape[-2], grid.shape[-1])).flatten().nonzero()[:, 0]
+    cells = tiled.cells((grid.shape[-2], grid.shape[-1]))
+    assert cells is not None and torch.equal(cells.chosen, seen)
 
 
 def test_the_smallest_defect_is_two_cells():
