@@ -35,8 +35,9 @@ def read(path):
 table = csv.writer(sys.stdout)
 table.writerow(["image", "score", "p_value", "answer"])
 for path in sorted(path for path in Path(sys.argv[2]).rglob("*") if path.is_file()):
+    name = f"./{path}" if str(path)[0] in "=+-@\t\r" else path  # no formula for a spreadsheet
     try:
         score, p_value = session.run(["scores", "p_values"], {"images": read(path)})
-        table.writerow([path, score[0], p_value[0], "defective" if p_value[0] <= alpha else "good"])
+        table.writerow([name, score[0], p_value[0], "defective" if p_value[0] <= alpha else "good"])
     except Exception as error:  # one picture must not stop the others
-        table.writerow([path, "", "", f"not inspected: {error}"])
+        table.writerow([name, "", "", f"not inspected: {error}"])

@@ -271,7 +271,8 @@ def _explain(error: Exception) -> int:
 def for_shell(text: str) -> str:
     """A message of the library in the words of the shell: alpha=1/16 is --alpha 1/16 there."""
     text = text.replace(" (held_out)", "").replace("see failures", "which are not listed here")
-    return re.sub(rf"\b({OPTIONS}) ?= ?(?=[^=])", lambda m: f"--{m[1].replace('_', '-')} ", text)
+    option = rf"(?<![\w/\\.-])({OPTIONS})(?!=\S*\.[A-Za-z]) ?= ?(?=[^=])"  # not within a path, as shots/group=3.png
+    return re.sub(option, lambda m: f"--{m[1].replace('_', '-')} ", text)
 
 
 def _note(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -131,16 +131,22 @@ def parts_of_answers(answers: Iterable[Answer]) -> dict[str, str]:
 
 
 def csv_text(answers: Iterable[Answer], *, header: bool = True) -> str:
-    """Lines of CSV. A name that a spreadsheet would take for a formula gets "./" before it."""
+    """Lines of CSV. What a spreadsheet would take for a formula has "./" or an apostrophe before it, see `harmless`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     if header:
         writer.writerow(Answer._fields)
     for answer in answers:
-        picture = f"./{answer.picture}" if answer.picture[:1] in "=+-@" else answer.picture
-        part = f"'{answer.part}" if (answer.part or " ")[0] in "=+-@" else answer.part
-        writer.writerow(answer._replace(picture=picture, part=part))
+        part = None if answer.part is None else harmless(answer.part)
+        row = answer._replace(picture=harmless(answer.picture, "./"), part=part, reason=harmless(answer.reason))
+        writer.writerow(row)
     return text.getvalue()
+
+
+def harmless(text: str, before: str = "'") -> str:
+    """The text, with `before` before it where a spreadsheet would take it for a formula."""
+    text = text.replace("\r", "\\r")  # which csv does not quote, and which would begin a row
+    return before + text if text.startswith(("=", "+", "-", "@", "\t")) else text
 
 
 def json_lines(answers: Iterable[Answer]) -> str:
@@ -200,10 +206,11 @@ class Arrivals:
             try:
                 state = path.stat()
                 now = state.st_size, state.st_mtime_ns, state.st_ino
+                changed = max(state.st_mtime, state.st_ctime)  # an older file moved here keeps its mtime
             except OSError:  # gone again, or a link that leads nowhere: the reading says what is wrong
-                now = (0, 0, 0)
+                now, changed = (0, 0, 0), 0.0
             before, looks = self.known.get(path, (None, 0))
-            if before is None and now[1] / 1e9 <= self.done.get(str(path), -1):
+            if before is None and changed <= self.done.get(harmless(str(path), "./"), -1):
                 before, looks = now, PATIENCE  # as if it had been read
             looks = looks + 1 if before == now else 0
             self.known[path] = now, looks
@@ -222,9 +229,9 @@ class Arrivals:
         return sorted({*self.open, *(path for path, (_, looks) in self.known.items() if looks < QUIET)})
 
     def _pictures(self) -> list[Path]:
+        self.lost = False
         try:
-            found = list_images(self.folder)[0]
-        except DatasetError:  # empty, or gone
-            found = []
-        self.lost = not found and not self.folder.is_dir()
-        return found
+            return list_images(self.folder)[0]
+        except DatasetError as error:
+            self.lost = "holds no image" not in str(error)  # it is gone, or may not be read
+            return []

@@ -52,15 +52,9 @@ def fit(
     asked = _given(METHODS[method].fit, region=None if region is None else str(region))
     detector = METHODS[method](seed=seed, device=device, **made)
     samples, _ = collect(str(folder), group=group, max_value=max_value)
-    broken: dict[str, str] = {}
-    wanted = ALPHA if alpha is None else alpha
-    chooses = validation is None and folds is None
-    if chooses:
-        validation, folds = choose(samples, wanted, method, seed)
-    if folds is not None:  # each fold must have a part that can be read
-        samples, broken = readable(samples)
-        if chooses:
-            validation, folds = choose(samples, wanted, method, seed)
+    samples, broken = readable(samples)  # so that the number of parts is that of the fit
+    if validation is None and folds is None:
+        validation, folds = choose(samples, ALPHA if alpha is None else alpha, method, seed)
     count = len(parts_of(samples))
     out(f"{len(samples)} pictures of {count} parts in {folder}.")
     held = count if folds is not None else len(parts_of(hold_out(samples, float(validation or 0), seed)[1]))
@@ -158,7 +152,8 @@ def told(detector: Any, failures: dict[str, str], samples: Sequence[Sample], alp
     out(f"Pictures of {height} x {width} are looked at as {h} x {w} (height x width){fine if scale > 1.5 else ''}.")
     threshold = detector.threshold(alpha)
     out("")
-    out(f"Threshold {threshold:.4g}. {promise(detector, alpha)}.")
+    out(f"Threshold {threshold:.4g}. {promise(detector, alpha)}. How many defective parts are missed, good parts alone "
+        "cannot tell: adlib evaluate measures it.")
     out("Look at the held-out pictures with the highest scores. If one shows a defect, take it out and fit again:")
     held = detector.held_out
     order = np.argsort(-held.scores, kind="stable")[:5].tolist()
@@ -219,9 +214,22 @@ def evaluate(
     measures = measures_of(prediction)
     answers = answers_of(samples, prediction, threshold)
     found = list(by_kind(prediction, threshold))
+    content = {"measures": measures, "kinds": found, "not_inspected": prediction.failures}
     if json == STDOUT:
-        out(json_text.dumps({"measures": measures, "kinds": found}), raw=True)
-        return 3 * (status_of(answers) == 3)
+        out(json_text.dumps(content), raw=True)
+    else:
+        _table(measures, found, threshold)
+    if json is not None and json != STDOUT:
+        text = json_text.dumps(content, indent=2).encode()
+        write_whole(json, [text], len(text))
+    summary(answers, detector, alpha, threshold)
+    for reason in prediction.failures.values():
+        tell(f"NOT INSPECTED  {reason}")
+    return 3 * (status_of(answers) == 3)
+
+
+def _table(measures: dict[str, Any], found: list[dict[str, Any]], threshold: float) -> None:
+    """Print the measures, and how many of each kind are called defective."""
     out("measure            value   95 % interval")
     for name, measure in measures.items():
         ends = f"{measure['low']:.3f} to {measure['high']:.3f}" if "low" in measure else ""
@@ -232,13 +240,6 @@ def evaluate(
     out(f"called defective, with the threshold {threshold:.4g}")
     for row in found:
         out(f"{row['called_defective']:>6} of {row['pictures']:<5} {row['kind']}")
-    if json is not None:
-        content = json_text.dumps({"measures": measures, "kinds": found}, indent=2).encode()
-        write_whole(json, [content], len(content))
-    summary(answers, detector, alpha, threshold)
-    for reason in prediction.failures.values():
-        tell(f"NOT INSPECTED  {reason}")
-    return 3 * (status_of(answers) == 3)
 
 
 def labelled(folder: Path, masks: Path | None) -> tuple[Path, Path | None]:
@@ -273,7 +274,7 @@ def export(file: Path, to: Path, check: Path, tolerance: float) -> int:
     export_onnx(detector, to, check=str(check), tolerance=tolerance)
     out(f"Written: {to} ({readable_bytes(to.stat().st_size)}), with the scores of {file} for the pictures in {check}, "
         f"within {tolerance:g}.")
-    out("It runs with onnxruntime alone; the book's chapter on production has the program.")
+    out(f"It runs with onnxruntime alone: python recipes/inspect_onnx.py {to} PICTURES 0.05, a file of the repository.")
     return 0
 
 

@@ -96,6 +96,9 @@ class Outputs:
             if inside:
                 raise ValueError(f"{self.marked}: lies in {inside[0]}, so that marked pictures would be inspected: "
                                  "expected a folder elsewhere")
+            if holds := [i for i in images if i.resolve().is_relative_to(self.marked.resolve())]:
+                raise ValueError(f"{self.marked}: holds {holds[0]}, so that marked pictures could come among those to "
+                                 "inspect: expected a folder elsewhere; give --marked a new name")
             self.marked.mkdir(parents=True, exist_ok=True)
 
     def show(self, answers: Iterable[Answer]) -> None:

@@ -21,7 +21,7 @@ from PIL import Image
 import adlib
 from adlib.cli import commands as cli_commands
 from adlib.cli import for_shell, main
-from adlib.cli.answers import Answer, Arrivals, csv_text, inspected_before, parts_of_answers, status_of
+from adlib.cli.answers import Answer, csv_text, parts_of_answers, status_of
 from adlib.datasets import ImageFolder, MVTecAD, SyntheticFactory
 from adlib.metrics import image_auroc
 from adlib.samples import Sample
@@ -104,6 +104,8 @@ def test_help_fits_eighty_columns_and_does_not_wait_for_torch() -> None:
     (["inspect", "parts.st", "new", "--csv", "-", "--json", "-"], "give one of them a file"),
     (["inspect", "parts.st", "new", "--csv", "good"], "good: is a folder"),
     (["inspect", "parts.st", "new", "--marked", "new/marked"], "expected a folder elsewhere"),
+    (["inspect", "parts.st", "new", "ok", "--marked", "."], ".: holds new, so that"),
+    (["inspect", "parts.st", "ok/part0_0.png", "--marked", "ok"], "give --marked a new name"),
     (["inspect", "parts.st", "good/00.png", "--watch"], "expected one folder"),
     (["report", "parts.st", "new", "--out", "no/r.html"], "make it first"),
     (["evaluate", "parts.st", "good"], "nothing says which are good"),
@@ -136,7 +138,10 @@ def test_what_should_not_happen_is_no_defective_part(
 def test_messages_speak_the_language_of_the_shell() -> None:
     assert for_shell("write alpha=1/16, with folds=15") == "write --alpha 1/16, with --folds 15"
     assert for_shell("max_value = 300: expected") == "--max-value 300: expected"
-    assert for_shell("a == b, alphabet=3") == "a == b, alphabet=3"
+    assert for_shell("region = 'mask.png': with tiles=256.") == "--region 'mask.png': with --tiles 256."
+    for same in ("a == b, alphabet=3", "shots/group=3.png: is empty", "group=3.png: is empty", "region=2/seed=1/x.tif",
+                 r"C:\seed=1\a.png", "new/my-seed=0/01.png: is empty", "new/run.seed=0: is a file"):  # fmt: skip
+        assert for_shell(same) == same
 
 
 # ---------------------------------------------------------------------- fit
@@ -160,6 +165,16 @@ def test_few_parts_lead_to_a_result_and_it_is_said_loudly(here: Path, capsys: py
     assert "adlib inspect few.st NEW\n" in told  # as it stands: inspect finds the same rate by itself
     assert main(["inspect", "few.st", "ok"]) == 0
     assert "at most 14.3 %" in capsys.readouterr().err
+
+
+def test_broken_pictures_do_not_spoil_a_held_out_share(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(here / "good", here / "spoilt")
+    for name in ("00.png", "01.png", "02.png", "03.png"):  # 52 are left: a share of them is no longer enough
+        (here / "spoilt" / name).write_bytes(b"no picture")
+    words = ["fit", "spoilt", "--out", "spoilt.st", "--image-size", "64", "--device", "cpu", "--validation", "0.35"]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert "52 pictures of 52 parts" in told and "LEFT OUT: 4" in told and "ATTENTION: 18 held-out parts" in told
 
 
 @pytest.mark.parametrize(("parts", "method", "chosen"), [
@@ -253,47 +268,13 @@ def test_names_can_steer_neither_a_terminal_nor_a_spreadsheet() -> None:
     assert "\x1b" not in answer(hostile, "good").line() and "\n" not in answer(hostile, "good").line()
     (row,) = csv.DictReader(io.StringIO(csv_text([answer(hostile, "good", "@7")])))
     assert row["picture"] == f"./{hostile}" and row["part"] == "'@7"
+    for start, shown in ("=", "'="), ("+", "'+"), ("-", "'-"), ("@", "'@"), ("\t", "'\t"), ("\r", "\\r"):
+        torn = answer("x.png", "not inspected")._replace(reason=f"{start}1+1.png\r=2: is empty")
+        (row,) = csv.DictReader(io.StringIO(csv_text([torn]), newline=""))
+        assert row["reason"] == f"{shown}1+1.png\\r=2: is empty"
 
 
 # ---------------------------------------------------------------------- watch
-
-
-def test_a_picture_arrives_once_when_it_is_completely_written(tmp_path: Path) -> None:
-    arrivals, path = Arrivals(tmp_path), tmp_path / "a.png"
-    assert list(arrivals.look()) == []  # an empty folder is no error
-    path.write_bytes(b"half")
-    assert list(arrivals.look()) == []
-    path.write_bytes(b"half and more")
-    assert list(arrivals.look()) == [] and arrivals.waiting() == [path]
-    assert list(arrivals.look()) == [(path, False)]
-    arrivals.answered(path)
-    assert [list(arrivals.look()) for _ in range(12)] == [[]] * 12 and arrivals.waiting() == []
-    path.write_bytes(b"another picture under the same name")
-    assert [list(arrivals.look()) for _ in range(2)] == [[], [(path, False)]]
-    looks = [list(arrivals.look()) for _ in range(12)]  # it could not be read, and is tried once more
-    assert [look for look in looks if look] == [[(path, True)]]
-    arrivals.answered(path)
-    (tmp_path / "b.png").write_bytes(b"x")
-    list(arrivals.look())
-    (tmp_path / "b.png").unlink()  # it went before it could be read: that is an answer, too
-    assert list(arrivals.look()) == [(tmp_path / "b.png", True)]
-    shutil.rmtree(tmp_path)
-    assert list(arrivals.look()) == [] and arrivals.lost
-
-
-def test_what_a_csv_file_has_is_not_inspected_again(tmp_path: Path) -> None:
-    old, new = tmp_path / "old.png", tmp_path / "new.png"
-    for path in (old, new):
-        path.write_bytes(b"x")
-    os.utime(old, (1e9, 1e9))
-    done = inspected_before(csv_text([answer(str(old), "good"), answer(str(new), "not inspected")]) + "torn,,go")
-    assert done.keys() == {str(old)}
-    arrivals = Arrivals(tmp_path, done)
-    assert [list(arrivals.look()) for _ in range(2)] == [[], [(new, False)]]
-    os.utime(old, (4e9, 4e9))  # later than its answer
-    assert [list(arrivals.look()) for _ in range(2)][1] == [(old, False)]
-    with pytest.raises(ValueError, match="its first line is"):
-        inspected_before("name,price\n")
 
 
 def test_watch_answers_what_comes_until_it_is_stopped(
@@ -343,6 +324,17 @@ def test_evaluate_measures_as_python_does(here: Path, capsys: pytest.CaptureFixt
     assert measured["value"] == image_auroc(prediction.targets, prediction.scores)
     assert f"{measured['value']:.3f}   {measured['low']:.3f} to {measured['high']:.3f}" in told and "--masks" in told
     assert "4 of 4     hole" in told
+
+
+def test_evaluate_names_what_was_not_inspected(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(here / "test", here / "torn")
+    (here / "torn/hole/0.png").write_bytes(b"no picture")
+    assert main(["evaluate", "parts.st", "torn", "--json", "-"]) == 3
+    shown = capsys.readouterr()
+    assert "NOT INSPECTED  torn/hole/0.png" in shown.err and "1 NOT INSPECTED" in shown.err
+    assert main(["evaluate", "parts.st", "torn", "--json", "torn.json"]) == 3
+    assert json.loads(shown.out) == json.loads((here / "torn.json").read_text())
+    assert list(json.loads(shown.out)["not_inspected"]) == ["torn/hole/0.png"]
 
 
 def test_export_says_what_to_install_and_passes_everything_on(
