@@ -229,6 +229,11 @@ class PatchCore(Detector):
             if rows is None:
                 continue
             there, n = len(self.memory_bank), max(1, int(self.coreset_ratio * len(rows)))
+            needed = 4 * rows.shape[1] * (2 * (there + len(rows)) + there + n)  # both, a copy, and what is kept
+            if needed > self.max_memory:
+                raise ValueError(f"a memory bank of {there:,} patches and {len(rows):,} new ones need "
+                                 f"{readable_bytes(needed)}, max_memory is {readable_bytes(self.max_memory)}. Raise it,"
+                                 " give fewer pictures, or a smaller chunk=")
             if self.selection == "random":
                 self.memory_bank = torch.cat([self.memory_bank, rows[random_subset(rows, n, seed=self.seed)]])
                 continue

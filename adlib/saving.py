@@ -104,7 +104,9 @@ def _class_named(about: dict[str, Any], path: Path, base: Any) -> Any:
 
     for name in adlib.__all__:  # so that those of adlib are imported
         getattr(adlib, name)
-    known = {cls.__name__: cls for cls in below(base) if not inspect.isabstract(cls)}
+    found_classes = [cls for cls in below(base) if not inspect.isabstract(cls)]
+    # Of two with one name that of adlib counts, and of a reader's own the newest.
+    known = {cls.__name__: cls for cls in sorted(found_classes, key=lambda cls: cls.__module__.startswith("adlib."))}
     if (found := known.get(str(about.get("method")))) is None:
         raise ValueError(f"{path}: expected a detector saved by adlib, of {', '.join(sorted(known))}, found "
                          f"{about.get('method', 'nothing of adlib')!r:.100}; for a method of your own, import the "

@@ -226,6 +226,16 @@ def test_extend_with_a_share_holds_parts_out_beside_the_old_ones(factory):
     assert np.all(np.diff(detector.normal_scores) >= 0)
 
 
+def test_extend_counts_the_bank_that_is_there_and_refuses_too_much(factory):
+    train, _, _ = factory
+    detector = tiny(coreset_ratio=1.0).fit(train[:6])
+    detector.max_memory = 4 * detector.memory_bank.numel() * 4.5  # enough for twice the bank of six, not for more
+    before = detector.memory_bank
+    with pytest.raises(ValueError, match=r"memory bank of [\d,]+ patches and [\d,]+ new ones need .*smaller chunk="):
+        detector.extend(train[6:], validation=False)
+    assert detector.memory_bank is before
+
+
 def test_bad_input_of_extend(factory, tmp_path):
     train, validation, test = factory
     parts = [replace(s, group=f"part {i}") for i, s in enumerate(validation)]

@@ -202,6 +202,9 @@ def test_load_finds_a_method_of_ones_own_and_says_which_it_knows(fitted, tmp_pat
         pass
 
     assert type(Detector.load(path, device="cpu")) is OwnCore
+    mine = type("PatchCore", (PatchCore,), {})  # as a reader may name a class
+    rewritten(path, lambda about, tensors: about.update(method="PatchCore"))
+    assert type(Detector.load(path, device="cpu")) is PatchCore is not mine
     with pytest.raises(ValueError, match="expected a SimpleNet"):
         SimpleNet.load(path)
     for method in (None, 3, "nn.Module", "Detector"):
