@@ -81,7 +81,7 @@ def cover(
 def join(
     covers: list[Cover], n: int, *, seed: int = 0, projection: int | None = None, progress: bool = False
 ) -> Cover:
-    """The second round of `k_center_chunks`: n greedy centres among the centres of all chunks.
+    """The second round of `k_center_chunks`: n greedy centres among the centres of all chunks, with the bound (2.23).
 
     Parameters
     ----------

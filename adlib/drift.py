@@ -26,7 +26,7 @@ MOST = 1e300  # capital beyond it would become infinite
 
 
 def online_p_value(earlier: Sequence[float], score: float, u: float) -> float:
-    """``p = (#{i: s_i > s} + u·(1 + #{i: s_i = s})) / (n + 1)`` of a score s beside the n earlier ones.
+    """``p = (#{i: s_i > s} + u·(1 + #{i: s_i = s})) / (n + 1)`` of a score s beside n earlier ones. Equation (10.1).
 
     The place of a score among all that came before it, with ties broken at random. Where the scores are exchangeable,
     the p-values of one after the other, each among all before it, are independent and uniform on [0, 1]. Those of
@@ -55,7 +55,7 @@ def online_p_value(earlier: Sequence[float], score: float, u: float) -> float:
 
 
 def bets(p: float) -> list[float]:
-    """What each bet pays on a p-value: ``a·p^(a−1)`` or ``a·(1−p)^(a−1)`` for each a of `EXPONENTS`.
+    """What each bet pays on a p-value: ``a·p^(a−1)`` or ``a·(1−p)^(a−1)`` for each a of `EXPONENTS`, equation (10.2).
 
     Each is at least 0 and has the mean 1 over uniform p-values, so it is fair. The first half pays where p is small,
     and scores have become larger: on p with a < 1, sharply, and on 1 − p with a > 1, gently. The second half is its
@@ -111,16 +111,16 @@ class Watch:
 
     Notes
     -----
-    After t parts with the p-values p_1 … p_t, each by `online_p_value`, the capital is
+    After t parts with the p-values p_1 … p_t, each by `online_p_value`, the capital is, by equation (10.3),
 
         ``S_t = 1/(t+1) + Σ_k 1/(k(k+1)) · mean_f Π_j f(p_j)``, k from 1 to t, j from k to t, f over all `bets`.
 
     In words: the share 1/(k(k+1)) of the capital is put on the bets at part k, so that a change may come at any time,
     and the rest still waits. S is a martingale that begins with 1.
 
-    The promise: if all scores, the first ones and the line's, are exchangeable, the chance that the alarm is ever
-    raised, however long the line runs, is at most α (Ville's inequality). It holds for any n, 0 too. When the line has
-    changed on purpose, begin a new watch.
+    The promise, equation (10.4): if all scores, the first ones and the line's, are exchangeable, the chance that the
+    alarm is ever raised, however long the line runs, is at most α (Ville's inequality). It holds for any n, 0 too. When
+    the line has changed on purpose, begin a new watch.
 
     Every part counts, also one that is called defective. To leave these out would break the promise, or hide a blur
     that makes all parts look defective. So many more defective parts than before are an alarm too, and they should be.

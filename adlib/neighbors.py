@@ -98,7 +98,7 @@ class Groups:
 
 
 def k_nearest(queries: Tensor, bank: Tensor | Bank, k: int = 1) -> tuple[Tensor, Tensor]:
-    """The k nearest rows of `bank` for each query, by Euclidean distance. Equation (2.11) at k = 1.
+    """The k nearest rows of `bank` for each query, by Euclidean distance. Equation (2.11) at k = 1; see (2.25).
 
     Neighbours are ranked by ``q·b − |b|²/2``, one matrix product a block, so that near-ties are settled
     by float32's rounding. The distances returned are taken from q − b itself: a query that lies in

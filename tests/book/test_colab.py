@@ -37,6 +37,7 @@ WHOLE = ("00_quickstart", "07_datasets")  # of the others only the set-up and th
 COLAB_PYTHON = "3.13.15"
 COLAB = {"torch": "2.11.0", "torchvision": "0.26.0", "numpy": "2.1.3", "scipy": "1.16.3", "scikit-learn": "1.6.1",
          "matplotlib": "3.10.0", "pillow": "11.3.0", "safetensors": "0.8.0", "tqdm": "4.67.3", "pooch": "1.9.0",
+         "typer": "0.27.1", "jinja2": "3.1.6",
          "ipython": "7.34.0", "ipykernel": "6.17.1", "pip": "24.1.2"}
 NO_NETWORK = re.compile(r"dns error|error sending request|failed to fetch|connection|timed out|network", re.I)
 OFFLINE = """import socket
@@ -157,5 +158,6 @@ def test_a_visit(path: Path, machine: Machine, tmp_path: Path, request: pytest.F
     assert any(file.is_file() for file in drive.rglob("*")) == bool(saving), "a new OUT_DIR gets all"
     after = files(machine.venv)
     assert [name for name, status in before.items() if after.get(name) != status] == []
-    added = {re.sub(r"-.*", "", Path(name).parts[3]) for name in set(after) - set(before)}
-    assert added == {"adlib"}, "adlib and its dist-info"
+    added = {re.sub(r"-.*|^bin$", "", Path(name).parts[3 if name.startswith("lib") else 1])
+             for name in set(after) - set(before)}
+    assert added == {"adlib"}, "adlib, its dist-info and its command"

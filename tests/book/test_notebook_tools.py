@@ -172,7 +172,7 @@ def test_other_parameters(path: Path, tmp_path: Path) -> None:
 
 
 # A detector on a tree in the official layout, and folders of the reader's own; the others only for --all.
-CHEAP = ("02_patchcore", "00_quickstart")
+CHEAP = ("08_metrics", "00_quickstart")
 CHAPTERS = [pytest.param(path, id=path.stem, marks=[] if path.stem in CHEAP else [pytest.mark.full])
             for path in all_notebooks()]
 RANDOM = {"BACKBONE": "resnet18", "PRETRAINED": False}
