@@ -31,7 +31,10 @@ from packaging.requirements import Requirement
 from notebooks import CELL_TIMEOUT, START_TIMEOUT, all_notebooks
 from repository import ROOT, read_repository, setup_cell
 
-WHOLE = ("00_quickstart", "07_datasets")  # of the others only the set-up and the imports, but for --all
+WHOLE = ("00_quickstart", "07_datasets")  # of the others only the set-up and the imports, all at once, but for --all
+VISITS = [pytest.param([path], id=path.stem, marks=[] if path.stem in WHOLE else [pytest.mark.full])
+          for path in all_notebooks()]
+VISITS.append(pytest.param([path for path in all_notebooks() if path.stem not in WHOLE], id="imports of the others"))
 # What Colab had on 19 August 2026, as github.com/googlecolab/backend-info says (pip-freeze.txt, commit a724079),
 # of adlib's dependencies and of what runs the set-up cell.
 COLAB_PYTHON = "3.13.15"
@@ -125,28 +128,31 @@ def imports(source: str) -> str:
     return "\n".join(ast.unparse(node) for node in body if isinstance(node, ast.Import | ast.ImportFrom))
 
 
-@pytest.mark.parametrize("path", all_notebooks(), ids=lambda path: path.stem)
-def test_a_visit(path: Path, machine: Machine, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("paths", VISITS)
+def test_a_visit(paths: list[Path], machine: Machine, tmp_path: Path) -> None:
     """The set-up cell adds adlib and touches no other file (torch, numpy); nothing comes from this checkout."""
     subprocess.run([machine.python, "-m", "pip", "uninstall", "-qy", "adlib"], check=True, capture_output=True)
     before = files(machine.venv)
     assert not [name for name in before if "adlib" in name]
     assert sum("/site-packages/torch/" in name for name in before) > 1000  # torch is looked at
-    notebook = nbformat.read(path, 4)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    (setup,) = [cell for cell in code if cell.source == setup_cell(read_repository())]
-    (parameters,) = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
-    assert 'PROFILE = "quick"' in parameters.source
+    lines: list[str] = []
+    for path in paths:
+        notebook = nbformat.read(path, 4)
+        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        (setup,) = [cell for cell in code if cell.source == setup_cell(read_repository())]
+        (parameters,) = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
+        assert 'PROFILE = "quick"' in parameters.source, path.stem
+        lines += [imports(cell.source) for cell in code if cell is not setup]
     setup.source, count = re.subn(r"(%pip install -q) .*", rf'\1 "{machine.wheel}"', setup.source)
     assert count == 1
     drive, saving = tmp_path / "drive", []  # stands for the reader's Drive: it is there, the folder in it is not
     drive.mkdir()
-    if path.stem in WHOLE or request.config.getoption("--all"):
+    if len(paths) == 1:
         uses = [cell.source for cell in code if "OUT_DIR" in cell.source and cell is not parameters]
         if "OUT_DIR" in parameters.source:
             saving = [new_code_cell(source) for source in (f"OUT_DIR = {str(drive / 'adlib')!r}", *uses)]
     else:
-        notebook.cells = [setup, *(new_code_cell(imports(cell.source)) for cell in code if cell is not setup)]
+        notebook.cells = [setup, *map(new_code_cell, lines)]
     again, probe = new_code_cell(setup.source), new_code_cell(PROBE)
     notebook.cells = [new_code_cell(OFFLINE), *notebook.cells, again, probe, *saving]  # pip has a process of its own
     (tmp_path / "content").mkdir()
