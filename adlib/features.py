@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adlib.backbones import MEAN, STD
+from adlib.backbones import MEAN, STD, load_backbone
 from adlib.checks import layer_names, whole
 from adlib.receptive_field import ReceptiveField, on_first_grid, receptive_field
 from adlib.region import Cells
@@ -174,6 +174,19 @@ class PatchFeatures(nn.Module):
         return stacked if self.pooling is None else averaged(stacked, self.pooling)
 
 
+def load_features(
+    backbone: str | nn.Module, layers: Sequence[str], neighbourhood: int, stride: int, pooling: int | None,
+    tiles: int | None, *, image_size: tuple[int, int], pretrained: bool, seed: int,
+) -> PatchFeatures:  # fmt: skip
+    """`PatchFeatures` for images of this size, of a backbone that `adlib.backbones.load_backbone` finds."""
+    layers = layer_names(layers)
+    blank = image_size if tiles is None else (min(image_size[0], 224), min(image_size[1], 224))
+    network = load_backbone(backbone, layers, pretrained=pretrained, seed=seed, image_size=blank)
+    features = PatchFeatures(network, layers, neighbourhood, stride, pooling, tiles)
+    features.check_stride(image_size)
+    return features
+
+
 def aggregate(features: Tensor, neighbourhood: int) -> Tensor:
     """The mean over the p×p neighbourhood of each cell. Equation (2.2) over the cells of (2.1).
 
@@ -238,24 +251,28 @@ def to_rows(features: Tensor, cells: Cells | None = None) -> Tensor:
     return features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
 
 
-def spread(scores: Tensor, stride: int, grid: tuple[int, int]) -> Tensor:
+def spread(scores: Tensor, stride: int, grid: tuple[int, int], cells: Cells | None = None) -> Tensor:
     """Patch scores of every `stride`-th cell to all cells, bilinear in between.
 
     Cell i·stride keeps its score. Enlarging the small grid as it is would shift the map by half a stride.
 
     Parameters
     ----------
-    scores : Tensor (B, h', w')
+    scores : Tensor (B, h', w') or (B, h'·w')
+        Or (B, m) of m `cells`; the others get the least of these.
     stride : int
     grid : (h*, w*)
         Rows and columns of all cells.
+    cells : Cells, optional
 
     Returns
     -------
     Tensor (B, h*, w*)
     """
+    few = -(-grid[0] // stride), -(-grid[1] // stride)  # h', w'
+    scores = scores.view(-1, *few) if cells is None else cells.spread(scores, few)
     if stride == 1:
         return scores
-    size = [(n - 1) * stride + 1 for n in scores.shape[-2:]]
+    size = [(n - 1) * stride + 1 for n in few]
     x = F.interpolate(scores[:, None], size, mode="bilinear", align_corners=True)
     return F.pad(x, (0, grid[1] - size[1], 0, grid[0] - size[0]), mode="replicate")[:, 0]

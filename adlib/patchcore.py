@@ -13,15 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adlib.backbones import SHIPPED, load_backbone
-from adlib.checks import flag, layer_names, number, whole
+from adlib.backbones import SHIPPED
+from adlib.checks import flag, number, whole
 from adlib.chunks import Cover, cover
 from adlib.coreset import random_subset
 from adlib.detector import Detector, readable_bytes
-from adlib.features import PatchFeatures, spread, to_rows
+from adlib.features import load_features, spread, to_rows
 from adlib.neighbors import Bank, k_nearest
 from adlib.reading import chunks_of
-from adlib.receptive_field import ReceptiveField
 from adlib.rounds import Runner, first_round, learn_in_chunks, needed, way_out
 from adlib.samples import Sample
 
@@ -119,13 +118,11 @@ class PatchCore(Detector):
     ) -> None:
         super().__init__(backbone, image_size=image_size, resize=resize, tiles=tiles, smoothing=smoothing,
                          batch_size=batch_size, device=device, seed=seed)
-        layers = layer_names(layers)
-        blank = self.image_size if tiles is None else (min(self.image_size[0], 224), min(self.image_size[1], 224))
-        network = load_backbone(backbone, layers, pretrained=pretrained, seed=self.seed, image_size=blank)
-        self.features = PatchFeatures(network, layers, neighbourhood, stride, pooling, tiles)
-        self.features.check_stride(self.image_size)
-        self.layers, self.neighbourhood, self.stride = layers, self.features.neighbourhood, self.features.stride
-        self.pooling, self.squared = self.features.pooling, flag("squared", squared)
+        self.features = load_features(backbone, layers, neighbourhood, stride, pooling, tiles,
+                                      image_size=self.image_size, pretrained=pretrained, seed=self.seed)
+        self.layers, self.neighbourhood = self.features.layers, self.features.neighbourhood
+        self.stride, self.pooling = self.features.stride, self.features.pooling
+        self.squared = flag("squared", squared)
         self.coreset_ratio = number("coreset_ratio", coreset_ratio, "(0, 1]")
         if selection not in SELECTIONS:
             raise ValueError(f"selection = {selection!r}: expected one of {', '.join(SELECTIONS)}")
@@ -141,17 +138,9 @@ class PatchCore(Detector):
         self.runner: Runner = first_round  # `adlib.cluster` puts another one in its place
         self._searchable: tuple[tuple[int, int], Bank] | None = None
 
-    @property
-    def frozen(self) -> nn.Module:
-        return self.features.backbone
-
-    @property
-    def field(self) -> ReceptiveField | None:
-        return self.features.field
-
-    @property
-    def step(self) -> int:
-        return self.features.step
+    frozen = property(lambda self: self.features.backbone)
+    field = property(lambda self: self.features.field)
+    step = property(lambda self: self.features.step)
 
     # ------------------------------------------------------------------ training
 
@@ -261,11 +250,9 @@ class PatchCore(Detector):
 
     def score(self, looked: Tensor) -> tuple[Tensor, Tensor]:
         """Image scores (B,), equations (2.13) and (2.14), and patch scores (B, h*, w*), equation (2.11)."""
-        cells = looked  # (B, C, h*, w*)
-        features = cells[:, :, :: self.stride, :: self.stride]  # (B, C, h', w')
-        (rows, columns), (b, _, h, w) = cells.shape[-2:], features.shape
-        chosen = self.cells((rows, columns), self.stride)
-        queries = to_rows(features, chosen)  # (B·h'·w', C), or of the cells that see the region
+        b, grid = looked.shape[0], (looked.shape[-2], looked.shape[-1])
+        chosen = self.cells(grid, self.stride)
+        queries = to_rows(looked[:, :, :: self.stride, :: self.stride], chosen)  # (B·h'·w', C), or of the chosen cells
         bank = self._search_bank()
         distances, nearest = k_nearest(queries, bank)
         distances = distances.view(b, -1)
@@ -279,8 +266,7 @@ class PatchCore(Detector):
             scores = reweight(scores, to_all)
         if self.squared:
             scores, distances = scores.square(), distances.square()
-        grids = distances.view(b, h, w) if chosen is None else chosen.spread(distances, (h, w))
-        return scores, spread(grids, self.stride, (rows, columns))
+        return scores, spread(distances, self.stride, grid, chosen)
 
     def _search_bank(self) -> Bank:
         """The memory bank made ready for searching, once for as long as it stays the same."""

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adlib.backbones import SHIPPED, fingerprint, load_backbone
-from adlib.checks import flag, layer_names, number, whole
+from adlib.backbones import SHIPPED, fingerprint
+from adlib.checks import flag, number, whole
 from adlib.detector import Detector
-from adlib.features import PatchFeatures, spread, to_rows
-from adlib.receptive_field import ReceptiveField
+from adlib.features import load_features, spread, to_rows
 from adlib.samples import Sample
 from adlib.scratch import plan, room
 from adlib.training import Training, epoch_order
@@ -469,13 +468,10 @@ class SimpleNet(Detector):
     ) -> None:
         super().__init__(backbone, image_size=image_size, resize=resize, tiles=tiles, smoothing=smoothing,
                          batch_size=batch_size, device=device, seed=seed)
-        layers = layer_names(layers)
-        blank = self.image_size if tiles is None else (min(self.image_size[0], 224), min(self.image_size[1], 224))
-        network = load_backbone(backbone, layers, pretrained=pretrained, seed=self.seed, image_size=blank)
-        self.features = PatchFeatures(network, layers, neighbourhood, stride, pooling, tiles)
-        self.features.check_stride(self.image_size)
-        self.layers, self.neighbourhood, self.stride = layers, self.features.neighbourhood, self.features.stride
-        self.pooling = self.features.pooling
+        self.features = load_features(backbone, layers, neighbourhood, stride, pooling, tiles,
+                                      image_size=self.image_size, pretrained=pretrained, seed=self.seed)
+        self.layers, self.neighbourhood = self.features.layers, self.features.neighbourhood
+        self.stride, self.pooling = self.features.stride, self.features.pooling
         if adaptor == "mlp":
             raise ValueError("adaptor = 'mlp': expected 'linear' or 'none', which fold into the discriminator; "
                              "for two layers, use train_head")
@@ -493,17 +489,9 @@ class SimpleNet(Detector):
         self.register_buffer("bias", torch.empty(0))
         self.register_buffer("last", torch.empty(0))
 
-    @property
-    def frozen(self) -> nn.Module:
-        return self.features.backbone
-
-    @property
-    def field(self) -> ReceptiveField | None:
-        return self.features.field
-
-    @property
-    def step(self) -> int:
-        return self.features.step
+    frozen = property(lambda self: self.features.backbone)
+    field = property(lambda self: self.features.field)
+    step = property(lambda self: self.features.step)
 
     @property
     def training_options(self) -> dict[str, Any]:
@@ -584,10 +572,8 @@ class SimpleNet(Detector):
 
     def score(self, looked: Tensor) -> tuple[Tensor, Tensor]:
         """Image scores (B,), the largest patch score of each, and patch scores (B, h*, w*), equation (4.9)."""
-        cells = looked  # (B, C, h*, w*)
-        features = cells[:, :, :: self.stride, :: self.stride]  # (B, C, h', w')
-        (rows, columns), (b, _, h, w) = cells.shape[-2:], features.shape
-        chosen = self.cells((rows, columns), self.stride)
-        scores = score_patches(to_rows(features, chosen), self.weight, self.bias, self.last).view(b, -1)
-        grids = scores.view(b, h, w) if chosen is None else chosen.spread(scores, (h, w))
-        return scores.amax(1), spread(grids, self.stride, (rows, columns))
+        grid = looked.shape[-2], looked.shape[-1]
+        chosen = self.cells(grid, self.stride)
+        rows = to_rows(looked[:, :, :: self.stride, :: self.stride], chosen)  # (B·h'·w', C), or of the chosen cells
+        scores = score_patches(rows, self.weight, self.bias, self.last).view(looked.shape[0], -1)
+        return scores.amax(1), spread(scores, self.stride, grid, chosen)
