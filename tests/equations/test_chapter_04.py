@@ -75,7 +75,7 @@ def test_the_noise_is_normal_with_deviation_sigma():
             return super().forward_pair(features, noise)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("adlib.simplenet.Head", Spy)
+        patch.setattr("adlib.simplenet.training.Head", Spy)
         train_head(torch.randn(4, 50, 8), noise=0.37, epochs=5, images_per_step=2)
     noise = torch.cat(seen).double()  # (1000, 8): a new draw for each step, patch and channel
     assert noise.shape == (1000, 8) and len(noise.unique()) > 7900

@@ -936,7 +936,7 @@ def test_a_full_disk_is_told_with_the_path_and_the_bytes(tmp_path):
 
 KILLED = """
     import os, sys, time
-    import adlib.simplenet
+    import adlib.simplenet.detector
     from case_data import detector
     good, saves, features = sys.argv[1:]
     made = detector().fit(good)
@@ -957,7 +957,7 @@ KILLED = """
         killed(lambda: made.save(saves + "/a.safetensors"), 0.05 + 0.007 * i)
     os.replace, os.rename, replace = end, end, os.replace
     killed(lambda: made.save(saves + "/b.safetensors"), 2)
-    adlib.simplenet.train_head = end
+    adlib.simplenet.detector.train_head = end
     killed(lambda: detector("simplenet", max_memory=1000, features_folder=features).fit(good), 5)
 """
 
