@@ -28,7 +28,7 @@ def image_auroc_interval(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Interval of `adlib.metrics.image_auroc`, from resampled images (1.13), honest at 1 as well.
+    """Low and high end, in [0, 1], of `adlib.metrics.image_auroc`, from resampled images (1.13), honest at 1 as well.
 
     Near 1 the percentile bootstrap is too short, and at 1 it has no width at all. So each end is
     the wider of the bootstrap's and Newcombe's, with the number of groups as the sample size.
@@ -42,11 +42,6 @@ def image_auroc_interval(
     confidence : float
     resamples : int
     seed : int
-
-    Returns
-    -------
-    (float, float)
-        Low and high end, within [0, 1].
 
     References
     ----------
@@ -69,8 +64,9 @@ def image_auroc_interval(
 
 
 def newcombe_interval(auroc: float, positive: int, negative: int, *, confidence: float = 0.95) -> Interval:
-    """The AUROCs θ whose own spread reaches the observed one: ``|AUROC − θ| ≤ z·√V(θ)``. Equations (1.11), (1.12).
+    """The least and the largest AUROC θ whose own spread reaches the observed one: ``|AUROC − θ| ≤ z·√V(θ)``.
 
+    Equations (1.11), (1.12).
     V(θ) = θ(1−θ)/(n⁺n⁻) · [1 + (n̄−1)·((1−θ)/(2−θ) + θ/(1+θ))], n̄ = (n⁺ + n⁻)/2. Unlike a
     bootstrap it has a width at AUROC = 1.
 
@@ -80,11 +76,6 @@ def newcombe_interval(auroc: float, positive: int, negative: int, *, confidence:
     positive, negative : int
         n⁺ and n⁻, the two sample sizes.
     confidence : float
-
-    Returns
-    -------
-    (float, float)
-        Low and high end, within [0, 1].
 
     References
     ----------

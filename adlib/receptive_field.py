@@ -46,10 +46,6 @@ def on_first_grid(fields: Sequence[ReceptiveField]) -> ReceptiveField:
     fields : sequence of ReceptiveField
         Of each layer; where the strides of the coarser ones are multiples of the first one's.
 
-    Returns
-    -------
-    ReceptiveField
-
     Raises
     ------
     ValueError
@@ -95,10 +91,6 @@ def receptive_field(backbone: nn.Module, layer: str | None = None, *, neighbourh
         The name of the output; None where the module returns one tensor.
     neighbourhood : int
         p; with p > 1, the field of a patch feature, the mean over p×p cells.
-
-    Returns
-    -------
-    ReceptiveField
 
     Raises
     ------

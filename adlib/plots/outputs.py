@@ -103,10 +103,6 @@ def playable(
     digits : int
         Floats are rounded to so many digits after the point.
 
-    Returns
-    -------
-    Playable
-
     Raises
     ------
     ValueError

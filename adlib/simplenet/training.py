@@ -33,10 +33,6 @@ def noise_level(features: Tensor, ratio: float = NOISE) -> float:
     ratio : float
         ρ.
 
-    Returns
-    -------
-    float
-
     Raises
     ------
     ValueError
