@@ -66,8 +66,7 @@ def image_auroc_interval(
 def newcombe_interval(auroc: float, positive: int, negative: int, *, confidence: float = 0.95) -> Interval:
     """The least and the largest AUROC θ whose own spread reaches the observed one: ``|AUROC − θ| ≤ z·√V(θ)``.
 
-    Equations (1.11), (1.12).
-    V(θ) = θ(1−θ)/(n⁺n⁻) · [1 + (n̄−1)·((1−θ)/(2−θ) + θ/(1+θ))], n̄ = (n⁺ + n⁻)/2. Unlike a
+    Equations (1.11), (1.12). V(θ) = θ(1−θ)/(n⁺n⁻) · [1 + (n̄−1)·((1−θ)/(2−θ) + θ/(1+θ))], n̄ = (n⁺ + n⁻)/2. Unlike a
     bootstrap it has a width at AUROC = 1.
 
     Parameters
