@@ -198,11 +198,10 @@ def backbones(benchmarks: Path) -> list[str]:
 
 def spd(benchmarks: Path) -> list[str]:
     """Pre-training with and without SPD."""
-    rows = []
-    for objective, variant, runs in groups(read_report(benchmarks, "spd")["results"], "objective", "variant"):
-        drops = [statistics.fmean(r[f"sensitivity_{of}"] for r in runs) for of in ("blend", "pairs")]
-        rows.append([objective, variant.replace("base", "without").replace("spd", "with") or "–", len(runs),
-                     cell(runs, "image_auroc", "board"), *(f"{d:.3f}" for d in drops)])
+    rows = [[objective, variant.replace("base", "without").replace("spd", "with") or "–", len(runs),
+             cell(runs, "image_auroc", "board"),
+             *(f"{statistics.fmean(r[f'sensitivity_{of}'] for r in runs):.3f}" for of in ("blend", "pairs"))]
+            for objective, variant, runs in groups(read_report(benchmarks, "spd")["results"], "objective", "variant")]
     return table(["objective", "SPD", "seeds", "image AUROC on board", "sensitivity, SmoothBlend",
                   "sensitivity, pairs"], rows)
 
@@ -211,33 +210,29 @@ def spd_fair(benchmarks: Path) -> list[str]:
     """Photographs, from the shipped weights, with and without SPD."""
     shown = {"auroc": "image AUROC", "aupr": "AU-PR", "tiles_auroc": "tiles set apart",
              "sensitivity_blend": "sensitivity, SmoothBlend", "sensitivity_defects": "sensitivity, defects"}
-    rows = [[arm, len(runs), *(over_seeds([run[m] for run in runs if m in run], same_images=m == "tiles_auroc")
-                               if m in runs[0] else "–" for m in shown)]
+    rows = [[arm, len(runs), *(cell(runs, m, "tiles" if m == "tiles_auroc" else "board") for m in shown)]
             for arm, runs in groups(read_report(benchmarks, "spd_fair")["results"], "arm")]
     return table(["weights", "seeds", *shown.values()], rows)
 
 
 def simplenet(benchmarks: Path) -> list[str]:
     """SimpleNet over seeds, by the last epoch and by the best one on the test set."""
-    shown, rows = ("image_auroc", "best_on_test", "logical", "pixel_auroc", "au_pro"), []
+    shown = {"image_auroc": "image AUROC, last epoch", "best_on_test": "best epoch on the test set",
+             "logical": "logical anomalies", "pixel_auroc": "pixel AUROC", "au_pro": "AU-PRO"}
     results = [{**r["options"], **r} for r in read_report(benchmarks, "simplenet")["results"]]
-    for name, decay, runs in groups(results, "data", "decay"):
-        rate = "constant" if decay == "none" else decay
-        rows.append([DATA_NAMES.get(name, name), rate, runs[0]["epochs"], len(runs),
-                     *(cell(runs, m, name) for m in shown)])
-    return table(["data", "learning rate", "epochs", "seeds", "image AUROC, last epoch", "best epoch on the test set",
-                  "logical anomalies", "pixel AUROC", "AU-PRO"], rows)
+    rows = [[DATA_NAMES.get(name, name), "constant" if decay == "none" else decay, epochs, len(runs),
+             *(cell(runs, m, name) for m in shown)]
+            for name, decay, epochs, runs in groups(results, "data", "decay", "epochs")]
+    return table(["data", "learning rate", "epochs", "seeds", *shown.values()], rows)
 
 
 def efficientad(benchmarks: Path) -> list[str]:
     """EfficientAD beside PatchCore on the same images."""
-    rows = []
-    for name, runs in groups(read_report(benchmarks, "efficientad")["results"], "data"):
-        for kind in [kind for kind in ("structural", "logical") if kind in runs[0]]:
-            parts = (runs, *([r[part] for r in runs] for part in ("student_map", "autoencoder_map", "patchcore")))
-            rows.append([name, kind, len(runs), *(cell(part, kind, name) for part in parts)])
-    header = ["data", "anomalies", "seeds", "EfficientAD", "its student's map", "its autoencoder's map", "PatchCore"]
-    return table(header, rows)
+    parts = {"student_map": "its student's map", "autoencoder_map": "its autoencoder's map", "patchcore": "PatchCore"}
+    rows = [[name, kind, len(runs), cell(runs, kind, name), *(cell([r[of] for r in runs], kind, name) for of in parts)]
+            for name, runs in groups(read_report(benchmarks, "efficientad")["results"], "data")
+            for kind in ("structural", "logical") if kind in runs[0]]
+    return table(["data", "anomalies", "seeds", "EfficientAD", *parts.values()], rows)
 
 
 def efficientad_gain(benchmarks: Path) -> list[str]:
@@ -289,42 +284,33 @@ PAIRS = {
 }
 
 
-def timed(entry: dict[str, Any], form: str) -> str:
-    return seconds(entry["timing"][form]["seconds"])
-
-
 def speed(benchmarks: Path) -> list[str]:
     """The measurements of benchmarks/speed/, each beside the other form that ran in the same run."""
     results, rows = {name: read_report(benchmarks, f"speed {name}")["results"] for name in SPEEDS}, []
+
+    def add(what: str, ours: dict[str, Any], peer: str, theirs: dict[str, Any], ratio: str,
+            memory: float | None = None) -> None:
+        rows.append([what, seconds(ours["seconds"]), "–" if memory is None else f"{memory:.0f} MB", peer,
+                     seconds(theirs["seconds"]) + " (extrapolated)" * theirs.get("extrapolated", False), ratio])
+
     for e, key in [(of, key) for of in results["coreset"] for key in of["ratios"]]:
         peer = "official approximate loop" if key == "official_form_128" else "anomalib's loop"
         projected = f", projected to {key.split('_')[-1]}" if key[-1].isdigit() else ""
-        note = " (extrapolated)" if e[key]["extrapolated"] else ""
-        rows.append([f"coreset, {e['k']:,} of {e['n']:,}, d = {e['d']}", seconds(e["adlib"]["seconds"]),
-                     f"{e['adlib']['extra_mb']:.0f} MB", peer + projected, seconds(e[key]["seconds"]) + note,
-                     f"{e['ratios'][key]:.1f}"])
+        add(f"coreset, {e['k']:,} of {e['n']:,}, d = {e['d']}", e["adlib"], peer + projected, e[key],
+            f"{e['ratios'][key]:.1f}", e["adlib"]["extra_mb"])
     for e in results["metrics"]:
         peer = {"sorted_au_pro": "all pixels sorted, as anomalib does", "sklearn_auroc": "scikit-learn"}[e["peer"]]
-        memory = {form: f"{size:.0f} MB" for form, size in e["extra_mb"].items()}
-        rows.append([f"{METRICS[e['measure']]}, {e['images']} maps of 256×256", timed(e, "adlib"), memory["adlib"],
-                     f"{peer} ({memory['peer']})", timed(e, "peer"), f"{e['ratio']:.1f}"])
+        took, memory = e["timing"], e["extra_mb"]
+        add(f"{METRICS[e['measure']]}, {e['images']} maps of 256×256", took["adlib"],
+            f"{peer} ({memory['peer']:.0f} MB)", took["peer"], f"{e['ratio']:.1f}", memory["adlib"])
     for e in results["neighbours"]:
-        memory = f"{e['adlib']['extra_mb']:.0f} MB" if "extra_mb" in e["adlib"] else "–"
-        rows.append([f"784 nearest neighbours of {e['n']:,}, d = {e['d']}",
-                     seconds(e["adlib_prepared_bank"]["seconds"]), memory, "faiss, flat index",
-                     seconds(e["faiss_flat"]["seconds"]), f"{1 / e['to_faiss']['adlib_prepared_bank']:.2f}"])
-    for e in results["patchcore"]:
-        if "what" in e:
-            what, peer = PAIRS[e["what"]]
-            rows.append([f"{what}, bank of {e['bank']:,}", timed(e, e["form"]), "–", peer, timed(e, e["peer"]),
-                         f"{e['ratio']:.2f}"])
-            continue
-        images = "one image" if e["batch"] == 1 else f"{e['batch']} images at a time"
-        rows.append([f"PatchCore, {images}, ResNet-18, bank of {e['bank']:,}", timed(e, "adlib"), "–",
-                     "the same steps in anomalib's form", timed(e, "anomalib_form"), f"{e['ratio']:.2f}"])
-    for e in [*results["simplenet"], *results["efficientad"]]:
-        what, peer = PAIRS[e["what"]]
-        rows.append([what, timed(e, "adlib"), "–", peer, timed(e, e["peer"]), f"{e['ratio']:.2f}"])
+        add(f"784 nearest neighbours of {e['n']:,}, d = {e['d']}", e["adlib_prepared_bank"], "faiss, flat index",
+            e["faiss_flat"], f"{1 / e['to_faiss']['adlib_prepared_bank']:.2f}", e["adlib"].get("extra_mb"))
+    for e in [*results["patchcore"], *results["simplenet"], *results["efficientad"]]:
+        images = "one image" if e.get("batch") == 1 else f"{e.get('batch')} images at a time"
+        what, peer = PAIRS.get(e.get("what"), (f"PatchCore, {images}, ResNet-18", "the same steps in anomalib's form"))
+        add(what + (f", bank of {e['bank']:,}" if "bank" in e else ""), e["timing"][e.get("form", "adlib")], peer,
+            e["timing"][e.get("peer", "anomalib_form")], f"{e['ratio']:.2f}")
     return table(["computation", "adlib", "extra memory", "beside it, in the same run", "takes", "ratio"], rows)
 
 
