@@ -32,6 +32,7 @@ from PIL import Image
 
 import exercises
 import front
+from adlib.files import write_whole
 from repository import ROOT, apply, read_repository
 
 RUNS = ROOT / "build" / "runs"
@@ -116,10 +117,7 @@ def tidy(notebook: NotebookNode) -> None:
 
 
 def write(text: str, path: Path) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    write_whole(path, [content := text.encode()], len(content))
 
 
 def run_chapter(path: Path, folder: Path) -> str:
