@@ -21,18 +21,15 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
 
-import errata
 import front
 import ledger
 import results
 import signposts
-import status
 from lists import SCROLLS, Lists
 from repository import ROOT, with_local_pictures
 
 CHAPTERS = Path(os.environ.get("ADLIB_CHAPTERS") or ROOT / "notebooks")
 BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\(([^)]*)\)")
-DISPLAY = re.compile(r"\$\$(.+?)\$\$", re.S)
 GENERATED = re.compile(r"<!-- generated: (.+?) -->")
 # The search page would fetch a summary of every page it finds. A browser refuses that for a book read from disk.
 SUMMARY = 'DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = window.location.protocol !== "file:";'
@@ -44,7 +41,7 @@ def tags_outside_split(source: str) -> str:
         whole = f"\n\n\\begin{{equation*}}\n{match[1].strip()}\n\\end{{equation*}}\n\n"
         return whole if "\\tag{" in whole and "\\\\" in whole else match[0]
 
-    return DISPLAY.sub(wrap, source)
+    return ledger.DISPLAY.sub(wrap, source)
 
 
 def for_reading(notebook: NotebookNode) -> None:
@@ -56,14 +53,14 @@ def for_reading(notebook: NotebookNode) -> None:
 
 def ledger_text() -> str:
     """The equations by chapter. Without words of its own, a heading that is a link has no entry in the contents."""
-    return re.sub(r"\[\](?=\(\.\./(notebooks/\w+\.ipynb)\))", lambda link: f"[{status.title(ROOT / link[1])}]",
+    return re.sub(r"\[\](?=\(\.\./(notebooks/\w+\.ipynb)\))", lambda link: f"[{front.title(ROOT / link[1])}]",
                   ledger.page(ledger.read_equations(), ledger.read_tests()))
 
 
 def parts() -> dict[str, Callable[[], str]]:
     """What a page can show with <!-- generated: NAME -->."""
     tables = {name: (lambda name=name: results.text(name)) for name in results.TABLES}
-    return {**tables, "ledger": ledger_text, "status": lambda: status.table_of_runs(CHAPTERS), **front.PARTS,
+    return {**tables, "ledger": ledger_text, "status": lambda: front.table_of_runs(CHAPTERS), **front.PARTS,
             "times": lambda: front.times(CHAPTERS),
             "first run": lambda: front.about(front.run_seconds(CHAPTERS / "00_quickstart.ipynb"))}
 
@@ -77,7 +74,7 @@ def read_source(app: Sphinx, docname: str, source: list[str]) -> None:
         for cell in notebook.cells:
             cell.metadata = said.get(cell.id, cell.metadata)
         if "errata" in name:
-            errata.add_overview(notebook)
+            signposts.add_overview(notebook)
         for_reading(notebook)
         source[0] = nbformat.writes(notebook)
     elif GENERATED.search(source[0]):

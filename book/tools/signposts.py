@@ -3,7 +3,7 @@
 "(2.17)" is an equation, "section 2.9" and "sections 4.5 and 4.6" are headings, "chapter 5" is a page. A capital within
 a sentence, as in "Zou et al. 2022, Section 3.2", names a section of another text. A table with a column "where" has
 bare numbers there. The notebooks keep plain text, which is all that Colab shows. What no page has is a warning, and so
-an error of `make book`.
+an error of `make book`. The chapter of the errata gets an overview, made from its own headings.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from itertools import count
 
 from docutils import nodes
+from nbformat import NotebookNode
+from nbformat.v4 import new_markdown_cell
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
@@ -20,6 +22,7 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
 from sphinx.util.nodes import make_refnode
 
+import results
 from ledger import TAG
 
 NUMBER = r"\d+\.\d+"
@@ -140,3 +143,27 @@ def caption(image: nodes.image, number: str) -> None:
     figure["ids"].append(f"figure-{number.replace('.', '-')}")
     for node in figure.findall(nodes.caption):
         node.insert(0, nodes.inline("", f"Figure {number}. ", classes=["caption-number"]))
+
+
+ERRATUM = re.compile(r"^### ((?:[A-C]\d+(?: and )?)+)\. (.*?)(?: \(lines? (.*)\))?$", re.M)
+RIGHT = re.compile(r"\*\*Right[,:]\*\*.*")
+IN_TABLE = re.compile(r"^\| ([A-C]\d+) \|", re.M)
+
+
+def add_overview(notebook: NotebookNode) -> None:
+    """Put an overview of the errata, made from headings and tables, before the first section of their chapter."""
+    rows = []
+    for cell in (cell for cell in notebook.cells if cell.cell_type == "markdown"):
+        parts = ERRATUM.split(cell.source)
+        for number, what, line, text in zip(*(parts[i::4] for i in (1, 2, 3, 4)), strict=True):
+            right = RIGHT.search(text)
+            where = dict.fromkeys(one[0] for one in CITED.finditer(right[0] if right else ""))
+            rows.append([f"[{number}](#{number.split()[0].lower()})", what, line or "–", ", ".join(where) or "–"])
+        cell.source = ERRATUM.sub(lambda found: f"({found[1].split()[0].lower()})=\n{found[0]}", cell.source)
+        for heading, text in re.findall(r"^## (.*)\n((?:(?!^## ).*\n?)*)", cell.source, re.M):
+            if numbers := IN_TABLE.findall(text):
+                place, _, what = heading.partition(" ")
+                rows.append([f"{numbers[0]} to {numbers[-1]}", what, "–", f"section {place}"])
+    if rows:
+        lines = results.table(["no.", "what is wrong", "lines of the note", "what is right, where"], rows)
+        notebook.cells.insert(1, new_markdown_cell("\n".join(lines)))

@@ -19,7 +19,6 @@ import adlib_book
 import build
 import front
 import results
-import status
 from adlib.factory import PRODUCTS, VERSION
 from adlib.metrics import image_auroc
 from repository import ROOT, badge, read_repository
@@ -111,7 +110,7 @@ def test_status(tmp_path: Path) -> None:
     for name, record, outputs in (("01_a", {"adlib": {"run": run}}, []), ("02_b", {}, failed)):
         cells = [new_markdown_cell("Before\n# A title"), new_code_cell("1 / 1", execution_count=1, outputs=outputs)]
         nbformat.write(new_notebook(cells=cells, metadata=record), tmp_path / f"{name}.ipynb")
-    shown = status.table_of_runs(tmp_path).replace("\u2011", "-").replace("\u00a0", " ")  # no line break inside
+    shown = front.table_of_runs(tmp_path).replace("\u2011", "-").replace("\u00a0", " ")  # no line break inside
     row = "| [A title](../notebooks/01_a.ipynb) | 2026-01-02 | 61 s | 1 | passed | Python 3.11, torch 2.15, 2 cores |"
     assert row in shown and "1.0 minutes" in shown
     assert "| [A title](../notebooks/02_b.ipynb) | – | – | 1 | failed | – |" in shown

@@ -14,7 +14,6 @@ from sphinx.application import Sphinx
 
 import adlib_book
 import charts
-import errata
 import results
 import signposts
 
@@ -140,7 +139,7 @@ def test_the_overview_of_the_errata() -> None:
         "# 9 · Errata", "## 9.2 Class A\n\n### A1. A sign (line 142)\n\n**Right,** equation (4.6): so.\n\nSee (4.7).",
         "### B2 and B3. An order (lines 61 and 63)\n\nNothing.",
         "## 9.4 Class B: the others\n\n| no. |\n|---|\n| B8 | x |\n| B9 | y |")])
-    errata.add_overview(notebook)
+    signposts.add_overview(notebook)
     head, _, *rows = notebook.cells[1].source.splitlines()
     assert rows == ["| [A1](#a1) | A sign | 142 | (4.6) |", "| [B2 and B3](#b2) | An order | 61 and 63 | – |",
                     "| B8 to B9 | Class B: the others | – | section 9.4 |"]
