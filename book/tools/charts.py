@@ -35,10 +35,6 @@ class Dot(NamedTuple):
     mark: list[float]
 
 
-def number(text: str) -> float:
-    return float(text.replace("−", "-"))
-
-
 def dots(table: list[str], chart: Chart) -> list[Dot]:
     """The dots of a Markdown table, in groups, in each the highest first."""
     head, _, *rows = ([cell.strip(" `") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table)
@@ -48,7 +44,7 @@ def dots(table: list[str], chart: Chart) -> list[Dot]:
             if match := VALUE.match(row[column]):
                 several = [column] * (len(chart.values) > 1 and chart.label != "")
                 group = ", ".join(filter(None, [chart.group.format_map(row), *several]))
-                value, low, high = (number(part or match[1]) for part in match.groups())
+                value, low, high = (float((part or match[1]).replace("−", "-")) for part in match.groups())
                 mark = [float(one) for one in re.findall(r"\d+\.\d+", row.get(chart.mark, ""))]
                 label = chart.label.format_map(row).removesuffix(", –") or column
                 found.append(Dot(group, label, value, low, high, mark))

@@ -26,6 +26,7 @@ ACCURACY, SPEED = "accuracy/{}.json", "speed/{}.json"
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "au_pro": "AU-PRO"}
 UNBROKEN = re.compile(r"\[[+−]?\d\.\d+, [+−]?\d\.\d+\]")  # a browser must not break a line in these
 DATA_NAMES = {"magnetic_tile": "magnetic tiles"}
+REAL_NAMES = {"bottle": "MVTec AD, bottle", "screw": "MVTec AD, screw"} | DATA_NAMES
 
 
 def read_report(benchmarks: Path, name: str) -> dict[str, Any]:
@@ -75,14 +76,13 @@ def real(benchmarks: Path, report: str = "real") -> list[str]:
 
     `report` is the file's name; real_128.json is the control with fewer pixels.
     """
-    names = {"bottle": "MVTec AD, bottle", "screw": "MVTec AD, screw"} | DATA_NAMES
     others = json.loads((benchmarks / "published.json").read_text(encoding="utf-8"))["entries"]
     rows = []
     for name, method, runs in groups(read_report(benchmarks, report)["results"], "data", "method"):
         figures = [e["image_auroc"] / 100 for e in others
-                   if e["data"] == names[name] and e["method"].startswith(WAY_NAMES[method])]
+                   if e["data"] == REAL_NAMES[name] and e["method"].startswith(WAY_NAMES[method])]
         beside = " to ".join(dict.fromkeys(f"{f(figures):.3f}" for f in (min, max))) if figures else "–"
-        rows.append([names[name], WAY_NAMES[method], len(runs),
+        rows.append([REAL_NAMES[name], WAY_NAMES[method], len(runs),
                      *(over_seeds([run[m] for run in runs], same_images=True) for m in METRICS), beside])
     return table(["data", "detector", "seeds", *METRICS.values(), "published"], rows)
 
@@ -116,12 +116,10 @@ def sizes(benchmarks: Path) -> list[str]:
 
 def sizes_real(benchmarks: Path) -> list[str]:
     """The chosen candidate and the usual size, with equal banks, on real parts."""
-    names, rows = {"bottle": "MVTec AD, bottle", "screw": "MVTec AD, screw"} | DATA_NAMES, []
-    for name, runs in read_report(benchmarks, "sizes")["reported"].items():
-        for way in ("one size", "chosen"):
-            those = [r for r in runs if r["way"] == way]
-            rows.append([names[name], "224" if way == "one size" else "160 and 320", len(those),
-                         over_seeds(those, same_images=True)])
+    rows = [[REAL_NAMES[name], pixels, len(runs := [r for r in all_runs if r["way"] == way]),
+             over_seeds(runs, same_images=True)]
+            for name, all_runs in read_report(benchmarks, "sizes")["reported"].items()
+            for way, pixels in (("one size", "224"), ("chosen", "160 and 320"))]
     return table(["data", "pixels", "seeds", "image AUROC"], rows)
 
 
@@ -339,11 +337,9 @@ def chunks(benchmarks: Path) -> list[str]:
 
 def extend(benchmarks: Path) -> list[str]:
     """A detector of half of the images, extended by the others, beside a fit on all."""
-    rows = []
-    for method, data, runs in groups(read_report(benchmarks, "extend")["runs"], "method", "data"):
-        less = [[r[way]["image_auroc"] - r["all"]["image_auroc"] for r in runs] for way in ("half", "extended")]
-        rows.append([method, data, len(runs), f"{statistics.fmean(r['all']['image_auroc'] for r in runs):.3f}",
-                     *map(gain, less)])
+    rows = [[method, data, len(runs), f"{statistics.fmean(r['all']['image_auroc'] for r in runs):.3f}",
+             *(gain([r[way]["image_auroc"] - r["all"]["image_auroc"] for r in runs]) for way in ("half", "extended"))]
+            for method, data, runs in groups(read_report(benchmarks, "extend")["runs"], "method", "data")]
     return table(["detector", "data", "seeds", "image AUROC, fitted on all", "half of the images, less that",
                   "extended by the other half, less that"], rows)
 
