@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import importlib
 import json
-import re
+import math
 import warnings
 from collections.abc import Sequence
 from itertools import groupby
@@ -17,21 +17,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import adlib
-from adlib.checks import MAX_SIDE, number
+from adlib.checks import MAX_SIDE, number, users_line
 from adlib.detector import Detector, readable_bytes
 from adlib.files import must_take_file, write_whole
+from adlib.graph import make_graph
 from adlib.images import ImageError, read_stored
 from adlib.parts import by_product
-from adlib.prediction import full_size_maps
 from adlib.reading import FEWER, STRETCH, chunks_of
 from adlib.samples import Sample, as_samples
 from adlib.threshold import conformal_p_values, conformal_threshold
 
-FORMAT = 1  # of what the file says about itself
-OPSET = 18  # that of GRAPH
+FORMAT = 2  # of what the file says about itself; 1 had no "frame" and no "own_size"
 ALPHAS = (0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)  # whose thresholds the file names, where they can be promised
 LARGEST = 2**31 - 2**20  # bytes; an ONNX file ends at 2 GB
 CHECKED = 16  # images read at a time while checking
@@ -50,11 +49,17 @@ def export_onnx(
       the least of the K scores;
     - `p_values` (B,), float32, where there were held-out parts: equation (2.18). Defective is ``p ≤ α``.
 
-    A graph refuses nothing. What the reading contract asks of an image stands in the file, and the program that reads
-    the images has to ask it: recipes/inspect_onnx.py does, in thirty lines, without torch. The metadata entry "adlib"
-    is JSON, the value that this function returns.
+    A region is in it, at a byte a pixel of its frame: outside of it the images are grey, as `fit` made them.
 
-    All is made of ONNX's usual steps (opset 18), and OpenVINO gives the same numbers. Tiles and a region are refused.
+    Of a detector that was fitted with `tiles`, the graph takes the whole picture at once, which gives the same scores
+    and maps, **but does not bound the memory** as `predict` does. It takes pictures of the one size that the detector
+    knows, and no other; where `fit` was told `image_size`, any size, as without tiles. A warning says so.
+
+    A graph refuses nothing else. What the reading contract asks of an image stands in the file, and the program that
+    reads the images has to ask it: recipes/inspect_onnx.py does, in fifty lines, without torch. The metadata entry
+    "adlib" is JSON, the value that this function returns.
+
+    All is made of ONNX's usual steps (opset 18), and OpenVINO gives the same numbers.
 
     Parameters
     ----------
@@ -76,9 +81,11 @@ def export_onnx(
     dict
         What the file says about itself: "format", "method", "adlib", "torch", "image_size", "resize"; how images are to
         be read, "type" and "max_value", "color", "aspects" (the least and greatest height over width), "least_pixels",
-        "least_maximum" (of 16-bit images, their largest value); "held_out" (the number of parts), "thresholds" and
-        "pixel_thresholds" for each usual α that they can promise; "checked": "images", "tolerance" and the largest
-        differences found, of "scores", "maps" and "p_values", as shares.
+        "least_maximum" (of 16-bit images, their largest value), "own_size" (with tiles, the one height and width that
+        images have, else None), "frame" (height and width of the region's frame: images h high and w wide are refused
+        where ``|frame_h·w − frame_w·h|`` is above ``max(frame_h + frame_w, h + w) / 2``; else None); "held_out" (the
+        number of parts), "thresholds" and "pixel_thresholds" for each usual α that they can promise; "checked":
+        "images", "tolerance" and the largest differences found, of "scores", "maps" and "p_values", as shares.
 
     Raises
     ------
@@ -87,9 +94,9 @@ def export_onnx(
     RuntimeError
         Before `fit`.
     ValueError
-        Where the two disagree; the detector has tiles or a region, or its network a step that ONNX does not have; it
-        was fitted on several types of images, or for several products and `product` is none of them; the file would
-        have more than 2 GB; no image of `check` can be read.
+        Where the two disagree; the detector's network has a step that ONNX does not have; it was fitted on several
+        types of images, or for several products and `product` is none of them; the file would have more than 2 GB; no
+        image of `check` can be read.
     FileNotFoundError, IsADirectoryError, OSError
         Where the file cannot be written.
     """
@@ -99,14 +106,19 @@ def export_onnx(
     _need("onnx", "onnxscript", "onnxruntime")
     about, normals = _about(detector, product)
     samples = as_samples(check)
-    size = sum(t.numel() * t.element_size() for t in detector.state_dict().values())
+    size = sum(t.numel() * t.element_size() for t in detector.state_dict().values()) + math.prod(about["frame"] or [0])
     if size > LARGEST:
         raise ValueError(f"the detector has {readable_bytes(size)}, an ONNX file at most 2 GB: expected a smaller one; "
                          "fit with a smaller coreset_ratio")
     if detector.device.type != "cpu":
         detector = copy.deepcopy(detector).to("cpu")
         detector.device = torch.device("cpu")
-    model = _graph(detector, about, normals)
+    if getattr(detector, "tiles", None) is not None:
+        height, width = detector.image_size
+        warnings.warn(f"the detector was fitted with tiles={detector.tiles}, but the file looks at all {height} × "
+                      f"{width} pixels at once, and does not bound its memory as predict does: try it on the computer "
+                      "of the line", stacklevel=users_line())
+    model = make_graph(detector, about, normals)
     about["checked"] = _compare(detector, model.SerializeToString(), samples, about, normals, tolerance)
     model.metadata_props.add(key="adlib", value=json.dumps(about))
     content = model.SerializeToString()
@@ -129,10 +141,6 @@ def _need(*packages: str) -> None:
 def _about(detector: Detector, product: str | None) -> tuple[dict[str, Any], Tensor]:
     """What the file says about itself, and the scores of the held-out parts (n,)."""
     reading, (h, w) = detector.reading, detector.image_size
-    for name, value in (("tiles", getattr(detector, "tiles", None)), ("region", getattr(reading, "region", None))):
-        if value is not None:
-            raise ValueError(f"the detector was fitted with {name}=, which a graph does not hold: expected one without "
-                             "it; run this one with adlib, or fit one on pictures that are cut beforehand")
     whole = [kind for kind in reading.maxima if kind not in ("float", "bool")] or ["uint8"]
     if len(whole) > 1 or whole[0] not in ("uint8", "uint16"):
         raise ValueError(f"the detector was fitted on {', '.join(sorted(whole))} images: a graph takes one type, "
@@ -152,165 +160,12 @@ def _about(detector: Detector, product: str | None) -> tuple[dict[str, Any], Ten
         "type": whole[0], "max_value": reading.maxima.get(whole[0], 255.0), "color": "rgb",
         "aspects": [low / STRETCH, min(high * STRETCH, MAX_SIDE)], "least_pixels": min(reading.pixels / 4, h * w),
         "least_maximum": reading.reach / FEWER if whole[0] == "uint16" else 0.0,
+        "own_size": list(reading.own_size) if reading.own_size else None,
+        "frame": list(reading.region.size) if reading.region else None,
         "held_out": len(normals), "thresholds": {str(a): conformal_threshold(normals, a) for a in promised},
         "pixel_thresholds": {str(a): conformal_threshold(peaks, a) for a in promised},
     }  # fmt: skip
     return about, normals
-
-
-# ---------------------------------------------------------------------- the graph
-
-# torch exports the detector for images that have their size; what comes before and after is written here, in ONNX's
-# own language, and the detector stands in between, from `network_batch` to `network_scores`, `_working` and `_least`.
-GRAPH = """
-<ir_version: 9, opset_import: ["": 18]>
-inspect (TYPE[batch, height, width, 3] images) => (float[batch] scores, float[batch, height, width] maps MORE)
-<float maximum = {MAXIMUM}, float zero = {0}, float one = {1}, float half = {0.5}, float fifteen = {15},
- int64 no = {0}, int64 single = {1}, int64 two = {2}, int64 up_15 = {15}, int64 by_16 = {16},
- int64[2] working_size = {SIZE}, int64 resize = {RESIZE}, float[1, N] normals = {NORMALS}, float parts = {PARTS},
- int64[1] axis_0 = {0}, int64[1] axis_1 = {1}, int64[1] axis_2 = {2}, int64[1] rest = {-1},
- int64[2] axes_12 = {1, 2}, int64[2] axes_23 = {2, 3}, int64[3] column = {-1, 1, 1},
- int64[3] groups_of_16 = {-1, 16, 1}, int64[3] flat = {0, 0, -1}, int64[4] colours = {0, 0, -1, 3}>
-{
-  size = Shape <start = 1, end = 3> (images)
-  SIDES
-  lines = Reshape (images, flat)
-  AXIS_0
-  wide = Reshape (resized_0, colours)
-  turned = Transpose <perm = [0, 2, 1, 3]> (wide)
-  columns = Reshape (turned, flat)
-  AXIS_1
-  small = Reshape (resized_1, colours)
-  planes = Transpose <perm = [0, 3, 2, 1]> (small)
-  scaled = Div (planes, maximum)
-  clipped = Clip (scaled, zero, one)
-  MIDDLE
-  scores = Identity (network_scores)
-  FRAME
-  planes_1 = Unsqueeze (framed, axis_1)
-  enlarged = Resize <mode = "linear", axes = [2, 3]> (planes_1, , , size)
-  maps = Squeeze (enlarged, axis_1)
-  P_VALUES
-}
-"""
-# One axis of adlib.images.resize_image: LINES (B, n, C) to resized (B, m, C). Row i of the result is the mean of the n
-# lines with the weights max(0, 1 − |j + ½ − (i + ½)·n/m| / max(n/m, 1)), as in torch. ONNX's own Resize can do it, but
-# its antialias is not the same everywhere: onnxruntime needs exclude_outside for it, OpenVINO passes over it without a
-# word. Sixteen rows share the lines that they need, so this is a product of small matrices.
-AXIS = """n_@ = Gather (size, WHICH)   m_@ = Gather (sides, WHICH)
-  n_float_@ = Cast <to = 1> (n_@)   m_float_@ = Cast <to = 1> (m_@)
-  scale_@ = Div (n_float_@, m_float_@)   reach_@ = Max (scale_@, one)
-  m_15_@ = Add (m_@, up_15)
-  groups_@ = Div (m_15_@, by_16)   count_@ = Mul (groups_@, by_16)
-  all_rows_@ = Range (no, count_@, single)
-  last_row_@ = Sub (m_@, single)   rows_@ = Min (all_rows_@, last_row_@)
-  rows_float_@ = Cast <to = 1> (rows_@)   rows_half_@ = Add (rows_float_@, half)
-  centre_@ = Mul (rows_half_@, scale_@)
-  centres_@ = Reshape (centre_@, groups_of_16)
-  top_@ = Slice (centres_@, axis_0, axis_1, axis_1)   low_@ = Sub (top_@, reach_@)
-  low_floor_@ = Floor (low_@)   low_whole_@ = Cast <to = 7> (low_floor_@)
-  between_@ = Mul (scale_@, fifteen)   around_@ = Add (reach_@, reach_@)
-  span_@ = Add (between_@, around_@)   span_up_@ = Ceil (span_@)
-  span_whole_@ = Cast <to = 7> (span_up_@)   span_more_@ = Add (span_whole_@, two)
-  length_@ = Min (span_more_@, n_@)   latest_@ = Sub (n_@, length_@)
-  inside_@ = Max (low_whole_@, no)   start_@ = Min (inside_@, latest_@)
-  steps_@ = Range (no, length_@, single)   taps_@ = Add (start_@, steps_@)
-  taps_float_@ = Cast <to = 1> (taps_@)   taps_half_@ = Add (taps_float_@, half)
-  off_@ = Sub (taps_half_@, centres_@)   away_@ = Abs (off_@)
-  share_@ = Div (away_@, reach_@)   left_@ = Sub (one, share_@)
-  weight_@ = Relu (left_@)   total_@ = ReduceSum <keepdims = 1> (weight_@, axis_2)
-  weights_@ = Div (weight_@, total_@)
-  which_@ = Squeeze (taps_@, axis_1)   band_@ = Gather <axis = 1> (LINES, which_@)
-  band_float_@ = Cast <to = 1> (band_@)   means_@ = MatMul (weights_@, band_float_@)
-  width_@ = Shape <start = 3> (means_@)   shape_@ = Concat <axis = 0> (axis_0, rest, width_@)
-  joined_@ = Reshape (means_@, shape_@)   end_@ = Unsqueeze (m_@, axis_0)
-  resized_@ = Slice (joined_@, axis_0, end_@, axis_1)"""
-WHOLE = {"SIDES": "sides = Identity (working_size)", "MIDDLE": "network_batch = Identity (clipped)",
-         "FRAME": "framed = Identity (network_working)"}  # fmt: skip
-# As adlib.images.resized_sides and top_left, which rounds a half to the even number; and as AnomalyMaps.
-MIDDLE = {
-    "SIDES": """shorter = ReduceMin (size)
-  multiplied = Mul (size, resize)
-  sides = Div (multiplied, shorter)""",
-    "MIDDLE": """over = Sub (sides, working_size)
-  over_half = Div (over, two)
-  odd = Mod (over, two)
-  odd_half = Mod (over_half, two)
-  up = Mul (odd, odd_half)
-  first = Add (over_half, up)
-  last = Add (first, working_size)
-  end = Sub (sides, last)
-  network_batch = Slice (clipped, first, last, axes_23)""",
-    "FRAME": """lowest = Reshape (network_least, column)
-  above = Sub (network_working, lowest)
-  pads = Concat <axis = 0> (first, end)
-  padded = Pad (above, pads, zero, axes_12)
-  framed = Add (padded, lowest)""",
-}
-P_VALUES = """each = Unsqueeze (network_scores, axis_1)
-  as_high = GreaterOrEqual (normals, each)
-  ones = Cast <to = 1> (as_high)
-  count = ReduceSum <keepdims = 0> (ones, axis_1)
-  more = Add (count, one)
-  p_values = Div (more, parts)"""
-
-
-class _Working(nn.Module):
-    """A detector for images of its own size: scores (B,), maps (B, h, w), and the least patch score of each (B,)."""
-
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        scores, grids = self.detector.patch_scores(batch)
-        maps = full_size_maps(grids, self.detector.image_size, self.detector.smoothing)
-        return scores, maps, grids.amin((1, 2))
-
-
-def _graph(detector: Detector, about: dict[str, Any], normals: Tensor) -> Any:
-    """The whole graph, an onnx.ModelProto."""
-    from onnx import compose, parser
-
-    values = normals.double().tolist()
-    words = {
-        "TYPE": about["type"], "MAXIMUM": repr(about["max_value"]), "SIZE": ", ".join(map(str, detector.image_size)),
-        "RESIZE": str(detector.resize or 1), "NORMALS": ", ".join(map(repr, values or [0.0])),
-        "PARTS": str(len(values) + 1), "N": str(len(values) or 1), "MORE": ", float[batch] p_values" if values else "",
-        "AXIS_0": AXIS.replace("@", "0").replace("WHICH", "no").replace("LINES", "lines"),
-        "AXIS_1": AXIS.replace("@", "1").replace("WHICH", "single").replace("LINES", "columns"),
-        "P_VALUES": P_VALUES if values else "", **(WHOLE if detector.resize is None else MIDDLE),
-    }  # fmt: skip
-    text = re.sub(rf"\b({'|'.join(words)})\b", lambda found: words[found[0]], GRAPH)
-    frame, model = parser.parse_model(text), _network(detector)
-    compose.add_prefix(model, "network_", inplace=True)  # its names are its own then
-    place = next(i for i, node in enumerate(frame.graph.node) if "network_batch" in node.output) + 1
-    nodes = [*frame.graph.node[:place], *model.graph.node, *frame.graph.node[place:]]
-    for name, entries in (("node", nodes), ("input", frame.graph.input), ("output", frame.graph.output)):
-        model.graph.ClearField(name)
-        getattr(model.graph, name).extend(entries)
-    used = {name for node in nodes for name in node.input}
-    model.graph.initializer.extend(entry for entry in frame.graph.initializer if entry.name in used)
-    model.graph.name = f"adlib_{about['method']}"
-    return model
-
-
-def _network(detector: Detector) -> Any:
-    """The detector for images of its own size as an onnx.ModelProto; the batch has any length."""
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the exporter speaks of its own parts
-        try:
-            program = torch.export.export(_Working(detector).eval(), (torch.zeros(2, 3, *detector.image_size),),
-                                          dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False)
-            written: Any = torch.onnx.export(
-                program, dynamo=True, verbose=False, opset_version=OPSET, input_names=["batch"],
-                output_names=["scores", "working", "least"])  # fmt: skip
-        except Exception as error:  # of many kinds: a step of a module of one's own may be anything
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ValueError(f"{type(detector).__name__} cannot be written as ONNX ({reason}): expected steps that "
-                             "torch.onnx.export knows, and that do not depend on the batch's values; a backbone of "
-                             "your own has to be changed") from error
-    return written.model_proto
 
 
 # ---------------------------------------------------------------------- the check

@@ -103,7 +103,9 @@ class PatchFeatures(nn.Module):
 
     def all_cells(self, images: Tensor) -> Tensor:
         """As `forward`, without the stride: images (B, 3, H, W) in [0, 1] to features of all cells (B, C, h*, w*)."""
-        return self._whole(images) if self.tiles is None else self._tiled(images, self.tiles)
+        if self.tiles is None or torch.compiler.is_compiling():  # an exported graph holds the picture whole
+            return self._whole(images)
+        return self._tiled(images, self.tiles)
 
     def shape(self, image_size: tuple[int, int]) -> tuple[int, int, int]:
         """C, h* and w* for images of this size."""

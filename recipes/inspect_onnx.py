@@ -29,6 +29,11 @@ def read(path):
         raise ValueError(f"{values.dtype} up to {values.max()}, expected {about['type']} up to {about['max_value']:g}")
     if not low <= height / width <= high or height * width < about["least_pixels"]:
         raise ValueError(f"{height} × {width} pixels, expected the shape and size of the training images")
+    if (about["own_size"] or [height, width]) != [height, width]:
+        raise ValueError(f"{height} × {width} pixels, expected {about['own_size']}, height and width")
+    h, w = about["frame"] or (height, width)
+    if abs(h * width - w * height) > max(h + w, height + width) / 2:
+        raise ValueError(f"{height} × {width} pixels, expected the shape of the region's frame, {h} × {w}")
     return values
 
 

@@ -140,6 +140,68 @@ def test_efficientad(folder: Path, tmp_path: Path) -> None:
     must_agree(detector, tmp_path / "x.onnx")
 
 
+# ---------------------------------------------------------------------- a region, and tiles
+
+CORNER = [(5, 0), (60, 0), (60, 40), (33, 55), (5, 40)]  # of the training pictures, 72 × 80
+
+
+def must_agree_with_the_map(detector: Detector, path: Path, images: np.ndarray) -> None:
+    ours, found = detector.predict(list(images), color="rgb"), run(path, images)
+    scale = np.abs(ours.scores).max()
+    assert np.abs(found["scores"] - ours.scores).max() < 1e-4 * scale
+    outside = ~detector.reading.region.at(images.shape[1:3]).numpy()  # pyrefly: ignore
+    for one, other in zip(found["maps"], ours.maps, strict=True):
+        assert np.abs(one - other).max() < 1e-4 * scale
+        assert np.ptp(one[outside]) == np.ptp(other[outside]) == 0  # the least value of all
+
+
+def test_a_region(folder: Path, tmp_path: Path) -> None:
+    detector = PatchCore(Small(), **OWN, neighbourhood=1, stride=2, coreset_ratio=0.2, image_size=(48, 56), resize=64)
+    detector.fit(folder, validation=0.5, alpha=0.1, region=CORNER)
+    found = export_onnx(detector, tmp_path / "x.onnx", check=folder)
+    assert found["frame"] == [72, 80] and found["own_size"] is None
+    for size in ((72, 80), (145, 161), (54, 60), (107, 119), (216, 240)):  # up to half a pixel, the frame's aspect
+        images = np.stack([picture(100 + seed, *size) for seed in range(2)])
+        images[0, 5:15, 10:20] = 255
+        must_agree_with_the_map(detector, tmp_path / "x.onnx", images)
+    before = run(tmp_path / "x.onnx", images)
+    outside = ~detector.reading.region.at((216, 240)).numpy()  # pyrefly: ignore
+    other = run(tmp_path / "x.onnx", np.where(outside[..., None], picture(300, 216, 240), images))
+    assert all((before[name] == other[name]).all() for name in before)  # what lies outside has no influence
+    must_refuse(detector, tmp_path, [picture(1), picture(1, 72, 96), picture(1, 72, 82)], 1, "the region's frame")
+
+
+def test_tiles_and_a_region(tmp_path: Path) -> None:
+    good = [picture(seed, 85, 150) for seed in range(4)]
+    detector = PatchCore(Small(), **OWN, tiles=32, coreset_ratio=0.1).fit(
+        good, validation=0.5, alpha=0.5, region=[(60, 10), (140, 10), (140, 85), (60, 85)])  # fmt: skip
+    assert detector.image_size == (88, 152)  # continued at the right and below
+    with pytest.warns(UserWarning, match="tiles=32, but the file looks at all 88 × 152 pixels at once"):
+        found = export_onnx(detector, tmp_path / "x.onnx", check=good)
+    assert (found["own_size"], found["frame"]) == ([85, 150], [85, 150])
+    for count in (1, 2):
+        must_agree_with_the_map(detector, tmp_path / "x.onnx",
+                                np.stack([picture(100 + i, 85, 150) for i in range(count)]))  # fmt: skip
+    for size in ((170, 300), (88, 152)):
+        with pytest.raises(Exception, match="(?s)Got: .* Expected: 85"):
+            run(tmp_path / "x.onnx", picture(1, *size)[None])
+    must_refuse(detector, tmp_path, [good[0], picture(1, 170, 300), picture(1, 88, 150)], 1, "85, 150")
+
+
+def must_refuse(detector: Detector, folder: Path, images: list[np.ndarray], good: int, why: str) -> None:
+    """Pictures of other shapes get no answer: not of predict, nor of the program beside the file."""
+    new = folder / "new"
+    new.mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(new / f"{i}.png")
+    ours = detector.predict(new)
+    done = subprocess.run([sys.executable, PROGRAM, folder / "x.onnx", new, "0.5"], check=True, capture_output=True,
+                          text=True)  # fmt: skip
+    rows = list(csv.DictReader(done.stdout.splitlines()))
+    assert [row["image"] for row in rows if row["score"]] == [s.path for s in ours.samples] and len(ours.scores) == good
+    assert all("not inspected" in row["answer"] and why in row["answer"] for row in rows if not row["score"])
+
+
 def test_a_program_without_torch(bank: PatchCore, written: Path, folder: Path, tmp_path: Path) -> None:
     new, stub = tmp_path / "new", tmp_path / "stub"
     new.mkdir()
@@ -181,7 +243,7 @@ def test_nothing_is_written_where_the_two_disagree(
     model.metadata_props.clear()
     maximum = next(entry for entry in model.graph.initializer if entry.name == "maximum")
     maximum.CopyFrom(onnx.numpy_helper.from_array(np.float32(256), "maximum"))  # not 255: hardly to be seen
-    monkeypatch.setattr(export, "_graph", lambda *_: model)
+    monkeypatch.setattr(export, "make_graph", lambda *_: model)
     path.write_text("an older file")
     with pytest.raises(ValueError, match="differ by up to .* tolerance = 0.0001; nothing was written"):
         export_onnx(bank, path, check=folder)
@@ -201,10 +263,6 @@ def test_bad_input(bank: PatchCore, folder: Path, tmp_path: Path, monkeypatch: p
         export_onnx(bank, path, check=folder, tolerance=0.0)
     with pytest.raises(ValueError, match="product = 'a': the detector knows none"):
         export_onnx(bank, path, check=folder, product="a")
-    with monkeypatch.context() as patch:
-        patch.setattr(bank, "tiles", 512, raising=False)
-        with pytest.raises(ValueError, match="fitted with tiles="):
-            export_onnx(bank, path, check=folder)
     monkeypatch.setattr(export, "LARGEST", 1000)
     with pytest.raises(ValueError, match="at most 2 GB"):
         export_onnx(bank, path, check=folder)
@@ -218,7 +276,7 @@ def test_pictures_that_cannot_be_checked(
     bank: PatchCore, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    monkeypatch.setattr(export, "_graph", lambda *_: onnx.load(written))
+    monkeypatch.setattr(export, "make_graph", lambda *_: onnx.load(written))
     with pytest.raises(ValueError, match="none of its 1 images could be used.*broken.png"):
         export_onnx(bank, tmp_path / "x.onnx", check=[tmp_path / "broken.png"])
 

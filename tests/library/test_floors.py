@@ -20,7 +20,7 @@ FLOORS = [
     "method detector evaluation plots scratch",
     "rounds patchcore cluster simplenet spd efficientad factory",
     "datasets",
-    "export report",
+    "graph export report",
     "cli __main__",
 ]
 ORDER = [name for floor in FLOORS for name in floor.split()]
