@@ -173,7 +173,8 @@ def _scale(plane: Tensor, maximum: float, into: Tensor) -> tuple[float, float]:
     # Those of 64 bits (and of 32, as integers) lose digits in float32, so they are divided before.
     exact = plane.dtype in (torch.int64, torch.int32, torch.float64)
     values = plane.to(torch.float64) if exact else into.copy_(plane)
-    low, high = (value.item() for value in torch.aminmax(values))
+    # Of bytes as they are stored: a quarter of what has to be read.
+    low, high = (value.item() for value in torch.aminmax(plane if plane.dtype == torch.uint8 else values))
     if exact:
         into.copy_(values / maximum)
     else:

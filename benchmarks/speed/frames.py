@@ -3,8 +3,9 @@
     python -m benchmarks.speed.frames [--small]
 
 What lies between both is reading the frame, the contract's checks and the answer. `ratio` is the time of predict_frame
-over that of the pass (network and score together); `read` is the reading alone, `map` predict_frame with its map. The
-ratio counts twice: frames of the size that the network takes, and larger ones, whose resizing nobody can leave out.
+over that of the pass (network and score together); `read` is the reading alone, `map` predict_frame with its map. Large
+frames have to be resized, and nobody can leave that out: `plain` is the pass after four lines of torch that turn the
+frame's bytes into the same batch, without any check, and `ratio_to_plain` that of predict_frame over it.
 
 `first` are the first five calls in a new process that has just loaded the detector from its file.
 """
@@ -62,16 +63,21 @@ def frames(small: bool, scratch: Path) -> dict[str, Any]:
                 with torch.inference_mode():
                     detector.patch_scores(batch)
 
+            def plain(frame: np.ndarray = frame, detector: Detector = detector) -> None:
+                with torch.inference_mode():
+                    planes = torch.from_numpy(frame).permute(2, 0, 1)[[2, 1, 0]].float().div_(255)
+                    detector.patch_scores(resize_image(planes, detector.image_size)[None])
+
             timing = alternate({
-                "network": network, "read": read,
+                "network": network, "plain": plain, "read": read,
                 "adlib": lambda f=frame, d=detector: d.predict_frame(f, color="bgr"),
                 "map": lambda f=frame, d=detector: d.predict_frame(f, color="bgr").map,
             }, 5 if small else 41)  # fmt: skip
-            ratio = timing["adlib"]["seconds"] / timing["network"]["seconds"]
+            ratio, to_plain = (timing["adlib"]["seconds"] / timing[name]["seconds"] for name in ("network", "plain"))
             results.append({"detector": type(detector).__name__, "frame": list(size), "ratio": round(ratio, 3),
-                            "timing": timing})  # fmt: skip
+                            "ratio_to_plain": round(to_plain, 3), "timing": timing})  # fmt: skip
             print(type(detector).__name__, size, {n: f"{t['seconds'] * 1e3:.1f} ms" for n, t in timing.items()},
-                  f"ratio {ratio:.3f}", flush=True)
+                  f"ratio {ratio:.3f}, to plain torch {to_plain:.3f}", flush=True)
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             first = pool.submit(first_calls, str(path), as_frame(picture, SIZES[0])).result()
         results[-1]["first"] = first  # with frames of the first size
