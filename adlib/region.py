@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import math
 import numbers
+import warnings
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from adlib.checks import whole
+from adlib.checks import users_line, whole
 from adlib.images import ImageError, read_mask, resize_mask, resized_sides, top_left
 from adlib.receptive_field import ReceptiveField
 from adlib.stored import MAX_PIXELS
@@ -133,7 +134,7 @@ def read_region(region: object, sizes: Mapping[tuple[int, int], str]) -> Inspect
         A mask picture, as `adlib.images.read_mask` takes it (a path, a PIL image, an array or a tensor (H, W); above 0
         is inspected), of the pictures' aspect. Or a polygon, at least three points (x, y) in pixels of the pictures,
         where (0, 0) is the upper left corner and x goes to the right; or a list of polygons, which are joined. A pixel
-        is inside where its middle is.
+        is inside where its middle is. The points follow the border; a polygon that crosses itself is refused.
     sizes : dict of (H, W) to str
         The sizes of the training images, and of each the name of one.
 
@@ -167,6 +168,10 @@ def read_region(region: object, sizes: Mapping[tuple[int, int], str]) -> Inspect
         made = InspectedRegion.of(mask)
     if not bool(made.at(made.size).any()):
         raise ValueError(f"region: marks no pixel, expected the part of the picture that is to be inspected; {hint}")
+    if is_mask and bool(made.at(made.size).all()):
+        warnings.warn(f"{name}: marks every pixel, so nothing is left out; expected a mask that is 0 outside the "
+                      "region, and no photograph; leave region out where all is to be inspected",
+                      stacklevel=users_line())
     return made
 
 
@@ -186,6 +191,7 @@ def _polygons(region: object) -> list[np.ndarray]:
         if len(points) < 3:
             raise ValueError(f"region: the polygon {polygon!r:.100} has {len(points)} points, expected at least "
                              "three; of a box, give all four corners")
+        _must_not_cross_itself(points)
         polygons.append(points)
     return polygons
 
@@ -193,6 +199,23 @@ def _polygons(region: object) -> list[np.ndarray]:
 def _is_point(item: object) -> bool:
     return isinstance(item, (Sequence, np.ndarray)) and len(item) == 2 and all(
         isinstance(value, numbers.Real) and not isinstance(value, bool) for value in item)  # fmt: skip
+
+
+def _must_not_cross_itself(points: np.ndarray) -> None:
+    """Refuse points in a wrong order: of a box whose corners are not given around it, half would not be inspected."""
+
+    def sides(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:  # on which side of the line ab c lies
+        return np.sign((b - a)[..., 0] * (c - a)[..., 1] - (b - a)[..., 1] * (c - a)[..., 0])
+
+    ends = np.roll(points, -1, 0)
+    for i, (a, b) in enumerate(zip(points, ends, strict=True)):
+        c, d = points[i + 1 :], ends[i + 1 :]
+        crossed = (sides(a, b, c) * sides(a, b, d) < 0) & (sides(c, d, a) * sides(c, d, b) < 0)
+        if crossed.any():
+            j = int(crossed.argmax())
+            one, other = ("({:g}, {:g}) to ({:g}, {:g})".format(*p, *q) for p, q in ((a, b), (c[j], d[j])))
+            raise ValueError(f"region: the polygon's side from {one} crosses the one from {other}, expected points "
+                             "that follow the border all around; change their order, or give a list of two polygons")
 
 
 def _must_lie_within(points: np.ndarray, size: tuple[int, int]) -> None:

@@ -90,7 +90,8 @@ def test_the_whole_picture_is_no_region():
     images, new = pictures(2), pictures(2, 1)
     plain, whole = PatchCore(**FEW, image_size=SIZE), PatchCore(**FEW, image_size=SIZE)
     plain.fit(images)
-    whole.fit(images, region=np.ones(SIZE, np.uint8))
+    with pytest.warns(UserWarning, match="region: marks every pixel, so nothing is left out"):
+        whole.fit(images, region=np.ones(SIZE, np.uint8))
     assert torch.equal(plain.memory_bank, whole.memory_bank) and plain.region_margin is None
     assert (plain.predict(new).scores == whole.predict(new).scores).all()
 
@@ -202,6 +203,7 @@ def test_a_mask_of_every_kind_is_the_same_region(tmp_path: Path):
     ([(0, 0), (90, 0), (90, 60)], r"\(90, 0\) lies outside the training images, which are 64 pixels wide and 96 high"),
     ([(0, 0), (8, 0), (8, 8), (0, 8)], "has .* pixels where images are resized to .*draw it larger"),
     ([(3, 3), (3.2, 3), (3.2, 3.2)], "marks no pixel"),
+    ([(0, 0), (32, 0), (0, 40), (32, 40)], r"side from \(32, 0\) to \(0, 40\) crosses the one from \(32, 40\) to"),
     ([], "expected a mask picture, a polygon"),
     ([[(0, 0), (9, 9), "x"]], "is no polygon"),
     (7, "expected a mask picture, a polygon"),
