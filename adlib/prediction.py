@@ -16,6 +16,8 @@ from adlib.images import resized_sides, top_left
 from adlib.region import InspectedRegion
 from adlib.samples import Sample
 
+STRIP = 512  # rows of a map that are smoothed at a time
+
 
 def gaussian_smooth(maps: Tensor, sigma: float) -> Tensor:
     """Filter maps with a Gaussian, cut at 4σ; outside, the border's value goes on.
@@ -37,7 +39,10 @@ def gaussian_smooth(maps: Tensor, sigma: float) -> Tensor:
     kernel = torch.exp(-offsets.square() / (2 * sigma**2))
     kernel = kernel / kernel.sum()
     x = F.pad(maps[:, None], (radius, radius, radius, radius), mode="replicate")  # (B, 1, H + 2r, W + 2r)
-    return F.conv2d(F.conv2d(x, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))[:, 0]
+    # Strip by strip, as torch may lay out all that a convolution multiplies: many times a large map.
+    strips = [F.conv2d(F.conv2d(x[:, :, top : top + STRIP + 2 * radius], kernel.view(1, 1, -1, 1)),
+                       kernel.view(1, 1, 1, -1)) for top in range(0, maps.shape[1], STRIP)]  # fmt: skip
+    return torch.cat(strips, 2)[:, 0] if len(strips) > 1 else strips[0][:, 0]
 
 
 def full_size_maps(grids: Tensor, size: tuple[int, int], sigma: float) -> Tensor:

@@ -13,6 +13,7 @@ from torch import nn
 from adlib import EfficientAD, PatchCore, SimpleNet
 from adlib.detector import Detector
 from adlib.images import ImageError
+from adlib.prediction import full_size_maps
 from adlib.region import cells_that_see
 
 OWN, SIZE = (90, 203), (96, 208)  # of the pictures, and up to whole steps of the coarser layer
@@ -115,6 +116,13 @@ def test_a_region_in_tiles_is_where_it_was_drawn():
     seen = cells_that_see(on_input, tiled.field, (grid.shape[-2], grid.shape[-1])).flatten().nonzero()[:, 0]
     cells = tiled.cells((grid.shape[-2], grid.shape[-1]))
     assert cells is not None and torch.equal(cells.chosen, seen)
+
+
+def test_a_large_map_is_smoothed_strip_by_strip(monkeypatch: pytest.MonkeyPatch):
+    grids = torch.rand(2, 9, 7, generator=torch.Generator().manual_seed(0))
+    whole = full_size_maps(grids, (90, 70), 2.0)
+    monkeypatch.setattr("adlib.prediction.STRIP", 32)
+    assert torch.equal(full_size_maps(grids, (90, 70), 2.0), whole)
 
 
 def test_the_smallest_defect_is_two_cells():
