@@ -41,7 +41,8 @@ class PatchFeatures(nn.Module):
     tiles : int, optional
         None: images go through the network whole. A number, a multiple of the coarsest layer's stride: square by
         square of so many pixels, one at a time, each with as much of the picture around it as its cells can see. The
-        features are those of the whole image, but for rounding, in the memory that one such square needs.
+        features are those of the whole image, but for rounding. The network needs the memory of one such square; the
+        features of one whole image are held, 4·C bytes a cell.
 
     Raises
     ------

@@ -11,9 +11,20 @@ from torch import Tensor
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """"auto" is CUDA if there is one, else MPS, else the CPU; any other name is taken as it is."""
+    """"auto" is CUDA if there is one, else MPS, else the CPU; any other name is taken as it is.
+
+    A name that torch does not know, or a device that is not there, is a ValueError.
+    """
     if device != "auto":
-        return torch.device(device)
+        try:
+            found = torch.device(device)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"device = {device!r}: expected 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'") from error
+        there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(found.type)
+        if there is not None and not there():
+            raise ValueError(f"device = {device!r}: torch finds no such device here, expected 'auto' or 'cpu'; or "
+                             "install a driver and a torch that know it")
+        return found
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -231,6 +231,14 @@ def test_a_detector_stays_where_it_is_moved():
     assert one.fit(images(4)).device.type == "meta" if False else score > 0
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "", None, *([] if torch.cuda.is_available() else ["cuda"])])
+def test_a_device_that_is_none_is_refused_before_anything_is_computed(device, fitted, tmp_path):
+    fitted["patchcore"].save(path := tmp_path / "a.safetensors")
+    for make in (lambda: detector(device=device), lambda: Detector.load(path, device=device)):
+        with pytest.raises(ValueError, match=f"device = {device!r}: .*expected 'auto'"):
+            make()
+
+
 @pytest.mark.parametrize("move", [
     lambda d: d.half(), lambda d: d.double(), lambda d: d.to(torch.bfloat16), lambda d: d.to("cpu", torch.float16),
     lambda d: nn.Sequential(d).double(),
