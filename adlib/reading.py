@@ -335,8 +335,9 @@ def read_batches(
                 if isinstance(result, str):
                     failures[new_name(sample.path, failures)] = result
             if good:
-                batch = torch.stack([look.image for look, _ in good]).to(device)
-                yield batch, [s for _, s in good], [look._replace(image=NO_PIXELS) for look, _ in good]
+                images = [look.image for look, _ in good]  # of a single one, which may be large, no copy
+                batch = torch.stack(images) if len(images) > 1 else images[0][None].contiguous()
+                yield batch.to(device), [s for _, s in good], [look._replace(image=NO_PIXELS) for look, _ in good]
             bar.update(len(chunk))
 
 
