@@ -146,8 +146,8 @@ def read_region(region: object, sizes: Mapping[tuple[int, int], str]) -> Inspect
         For a polygon that is none, or on pictures of several sizes, and for a region without a pixel.
     """
     is_mask = isinstance(region, (str, Path, Image.Image, Tensor, np.ndarray)) and np.shape(region)[1:] != (2,)
+    name = str(region) if isinstance(region, (str, Path)) else "region"
     if is_mask:
-        name = str(region) if isinstance(region, (str, Path)) else "region"
         made, hint = InspectedRegion.of(read_mask(region, name=name)), "above 0 is inspected"  # pyrefly: ignore
         for size, image in sizes.items():
             if not made.fits(size):
