@@ -5,21 +5,34 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib
 import nbformat
 import numpy as np
 import papermill
 import pytest
+from matplotlib.figure import Figure
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from nbval.plugin import IPyNbFile, NbCellError
 from PIL import Image
 
 from adlib.datasets import SyntheticFactory
-from notebooks import START_TIMEOUT, WIDGET, all_notebooks, check_notebook, code_only, run_chapters, stamp, tidy
+from notebooks import (
+    START_TIMEOUT,
+    WIDGET,
+    all_notebooks,
+    check_notebook,
+    code_only,
+    few_digits,
+    run_chapters,
+    stamp,
+    tidy,
+)
 from recorded import Recorded
 
 NAME = "02_small.ipynb"
@@ -205,6 +218,21 @@ def test_charts_get_a_palette_and_look_the_same() -> None:
     assert small.mode == "P" and np.array_equal(np.array(small.convert("RGB")), np.array(chart.convert("RGB")))
     tidy(notebook)
     assert notebook.cells[0].outputs[0].data["image/png"] == kept
+
+
+def test_vector_charts_are_kept_with_the_digits_that_one_sees() -> None:
+    figure, svg = Figure(figsize=(2, 1)), io.StringIO()
+    ax = figure.subplots()
+    ax.plot(np.linspace(0, 1, 50), np.random.default_rng(0).random(50))
+    ax.text(0.5, 0.5, "0.12345 of it")
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(svg, format="svg")
+    small = few_digits(svg.getvalue())
+    assert len(small) < 0.7 * len(svg.getvalue()) and "0.12345 of it" in small and few_digits(small) == small
+    before, after = ([np.array(re.findall(r"-?\d+(?:\.\d+)?", path), float)
+                      for path in re.findall(r' d="([^"]*)"', text)] for text in (svg.getvalue(), small))
+    assert all(np.allclose(a, b, atol=0.0051) for a, b in zip(before, after, strict=True))
+    assert re.search(r"font-family: 'DejaVu Sans', sans-serif", small) and "<metadata>" not in small
 
 
 @pytest.mark.parametrize(("kept", "message"), [
