@@ -1,7 +1,7 @@
-// A table that is wider than its place scrolls sideways in a box of its own (custom.css). Where it does, the box says
-// so, keeps the first column in sight, and the keyboard reaches it.
+// A table or a diagram that is wider than its place scrolls sideways in a box of its own (custom.css). Where it does,
+// the box says so, keeps a table's first column in sight, and the keyboard reaches it.
 document.addEventListener("DOMContentLoaded", () => {
-  const boxes = document.querySelectorAll(".bd-article .pst-scrollable-table-container:has(> table)");
+  const boxes = document.querySelectorAll(".bd-article .pst-scrollable-table-container:has(> table, > img)");
   // Names in a table break where a word of them ends.
   for (const name of document.querySelectorAll(".bd-article td code .pre:not(:has(*))"))
     name.innerHTML = name.innerHTML.replace(/[._(](?=\w)/g, "$&<wbr>");
@@ -16,7 +16,8 @@ document.addEventListener("DOMContentLoaded", () => {
     const heading = box.closest("section")?.querySelector("h1, h2, h3, h4")?.firstChild?.textContent ?? "";
     box.setAttribute("role", "region");
     box.setAttribute("tabindex", "0");
-    box.setAttribute("aria-label", `Table ${number + 1} of this page, scrolls sideways: ${heading}`);
+    const kind = box.querySelector("img") ? "Diagram" : "Table";
+    box.setAttribute("aria-label", `${kind}, box ${number + 1} of this page, scrolls sideways: ${heading}`);
     atEnd(box);
   };
   const watch = new ResizeObserver((seen) => seen.forEach(({ target }) => look(target, [...boxes].indexOf(target))));
