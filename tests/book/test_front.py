@@ -39,13 +39,19 @@ def test_the_guide_is_that_of_chapter_6(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_the_numbers_of_the_guide_are_those_measured() -> None:
     report = json.loads((ROOT / "benchmarks/accuracy/comparison.json").read_text(encoding="utf-8"))
     names, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in front.guide_numbers()]
-    assert names[1:] == ["PatchCore", "PatchCore, 128 pixels", "SimpleNet", "EfficientAD"] and len(rows) == 7
+    assert names[1:] == ["PatchCore", "PatchCore, 128 pixels", "SimpleNet", "EfficientAD"] and len(rows) == 8
     for row, (product, kind) in zip(rows, front.BEHIND, strict=False):
         for way, figure in zip(front.COMPARED, row[1:], strict=True):
             runs = [r[kind]["value"] for r in report["results"] if (r["data"], r["way"]) == (product, way)]
             value, low, high = map(float, re.findall(r"\d\.\d\d", figure))
             assert len(runs) == 3 and abs(value - fmean(runs)) < 0.0056 and low <= value <= high
-    assert rows[4][1].endswith(" ms") and rows[4][2] == "–" and rows[5][4].endswith(" s")
+    assert rows[5][1].endswith(" ms") and rows[5][2] == "–" and rows[6][4].endswith(" s")
+    real = json.loads((ROOT / "benchmarks/accuracy/real.json").read_text(encoding="utf-8"))["results"]
+    assert rows[4][0].startswith("real magnetic tiles") and rows[4][2] == "–"
+    for way, said in zip(front.COMPARED, rows[4][1:], strict=True):
+        runs = [r["threshold"] for r in real if (r["data"], r["method"]) == ("magnetic_tile", way)]
+        assert all(t["alpha"] == 0.05 for t in runs) and len(runs) in (0, 3)
+        assert not runs or abs(fmean(t["defects_found"] for t in runs) - int(said) / 100) <= 0.005
 
 
 @pytest.mark.parametrize(("seconds", "said"), [
