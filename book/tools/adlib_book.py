@@ -26,6 +26,7 @@ import front
 import ledger
 import results
 import signposts
+import slides
 from repository import ROOT, with_local_pictures
 
 CHAPTERS = Path(os.environ.get("ADLIB_CHAPTERS") or ROOT / "notebooks")
@@ -54,16 +55,17 @@ def for_reading(notebook: NotebookNode) -> None:
         cell.source = tags_outside_split(with_local_pictures(text))
 
 
-def ledger_text() -> str:
-    """The equations by chapter. Without words of its own, a heading that is a link has no entry in the contents."""
-    return re.sub(r"\[\](?=\(\.\./(notebooks/\w+\.ipynb)\))", lambda link: f"[{front.title(ROOT / link[1])}]",
-                  ledger.page(ledger.read_equations(), ledger.read_tests()))
+def with_titles(text: str) -> str:
+    """Without words of its own, a heading that is a link has no entry in the contents."""
+    return re.sub(r"\[\](?=\(\.\./(notebooks/\w+\.ipynb)\))", lambda link: f"[{front.title(ROOT / link[1])}]", text)
 
 
 def parts() -> dict[str, Callable[[], str]]:
     """What a page can show with <!-- generated: NAME -->."""
     tables = {name: (lambda name=name: results.text(name)) for name in results.TABLES}
-    return {**tables, "ledger": ledger_text, "status": lambda: front.table_of_runs(CHAPTERS), **front.PARTS,
+    return {**tables, "ledger": lambda: with_titles(ledger.page(ledger.read_equations(), ledger.read_tests())),
+            "formulas": lambda: with_titles(ledger.sheet(ledger.read_equations())),
+            "status": lambda: front.table_of_runs(CHAPTERS), **front.PARTS,
             "times": lambda: front.times(CHAPTERS),
             "first run": lambda: front.about(front.run_seconds(CHAPTERS / "00_quickstart.ipynb"))}
 
@@ -219,6 +221,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_post_transform(signposts.Signposts)
     app.add_post_transform(Lists)
     app.connect("html-page-context", scripts, priority=900)
+    app.connect("build-finished", slides.write_figures)
     app.connect("build-finished", write_icons)
     app.add_node(nodes.entry, override=True, html=(visit_entry, None))
     app.add_node(nodes.citation, override=True, html=(visit_citation, None))

@@ -103,3 +103,13 @@ def page(equations: list[Equation], tests: list[EquationTest]) -> str:
                           "<details>", f"<summary>tested by <code>{test.where}</code></summary>", "",
                           "```python", test.source, "```", "</details>", ""]
     return "\n".join(lines) + "\n"
+
+
+def sheet(equations: list[Equation]) -> str:
+    """The equations alone, number and formula beside each other, a heading for each chapter."""
+    lines, before = [], ""
+    for equation in equations:
+        if equation.chapter != before:
+            lines += [f"## [](../notebooks/{(before := equation.chapter)}.ipynb)", ""]
+        lines += ["::::{div} formula", f"({equation.tag})", "", "$$", equation.formula, "$$", "::::", ""]
+    return "\n".join(lines)

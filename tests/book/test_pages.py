@@ -58,8 +58,10 @@ def test_every_chapter_and_every_generated_part_is_in_the_book() -> None:
     assert sorted(adlib_book.GENERATED.findall(pages)) == sorted(adlib_book.parts()), "each once"
     with pytest.raises(ValueError, match="book/a.md: .* expected one of .*ledger"):
         adlib_book.read_source(None, "book/a", ["<!-- generated: nothing -->"])
-    headings = re.findall(r"^## .*", adlib_book.ledger_text(), re.M)  # one that is a link alone is lost in the contents
-    assert len(headings) == 7 and all(re.match(r"## \[\d+ · .+\]\(\.\./notebooks/\w+\.ipynb\)", h) for h in headings)
+    for name in ("ledger", "formulas"):  # a heading that is a link alone is lost in the contents
+        headings = re.findall(r"^## .*", text := adlib_book.parts()[name](), re.M)
+        assert len(headings) == 7 and text.count("$$") == 2 * len(adlib_book.ledger.read_equations())
+        assert all(re.match(r"## \[\d+ · .+\]\(\.\./notebooks/\w+\.ipynb\)", h) for h in headings)
 
 
 GOOD = """<html><head><link rel="stylesheet" href="_static/a.css"><link rel="canonical" href="https://example.org/">

@@ -6,6 +6,8 @@ import ast
 import math
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nbformat
@@ -14,6 +16,7 @@ import pytest
 import torch
 
 import front
+import slides
 from adlib import coreset, metrics, simplenet, spd
 from adlib.efficientad import PDN, combine_maps, difference_map, hard_feature_loss, normalise_map
 from adlib.neighbors import k_nearest
@@ -232,3 +235,25 @@ def test_every_figure_for_slides_is_a_file_with_a_title() -> None:
     listed = re.findall(r"\]\(_static/([\w-]+\.svg)\)", table)
     assert listed and all((ROOT / "book" / "_static" / name).is_file() for name in listed)
     assert listed == sorted(path.name for path in (ROOT / "book" / "_static").glob("*.svg"))
+
+
+def test_every_figure_of_a_chapter_is_a_file_with_its_number(tmp_path: Path) -> None:
+    assert slides.PLACE in PAGE
+    for name, text in (("book/teachers.html", f"<p>{slides.PLACE}</p>"), ("_images/a1.svg", "<svg/>"),
+                       ("_images/idea.svg", "<svg/>"), ("_static/idea.svg", "<svg/>"), ("notebooks/02_a.html", """
+            <h1>2 · A method<a href="#"></a></h1>
+            <figure><img alt="" src="../_images/idea.svg" /><figcaption><span class="caption-number">Figure 2.1. </span>
+                A diagram.</figcaption></figure>
+            <figure><img alt="b" src="../_images/a1.svg" /> <figcaption><p><span class="caption-text"><span
+                class="caption-number">Figure 2.2. </span>By <a href="#x">(2.1)</a>, a &lt; b.</span><a
+                class="headerlink" href="#id2">#</a></p></figcaption></figure>
+            <figure class="adlib-play"><img alt="c" src="data:image/jpeg;base64,AAAA"><figcaption><span
+                class=caption-number>Figure 2.3. </span><strong>It moves.</strong></figcaption></figure>""")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    slides.write_figures(SimpleNamespace(outdir=tmp_path), None)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "figures").iterdir()}
+    assert files == {"ch02-fig-2.2.svg": b"<svg/>", "ch02-fig-2.3.jpg": bytes(3)}
+    said = (tmp_path / "book" / "teachers.html").read_text(encoding="utf-8")
+    assert "<summary>2 · A method</summary>" in said and said.index("ch02-fig-2.2.svg") < said.index("ch02-fig-2.3.jpg")
+    assert 'fig-2.2.svg">Figure 2.2</a>, SVG: By (2.1), a &lt; b.</li>' in said and "JPG: It moves.</li>" in said
