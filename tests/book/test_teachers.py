@@ -245,8 +245,8 @@ def test_every_figure_of_a_chapter_is_a_file_with_its_number(tmp_path: Path) -> 
             <figure><img alt="" src="../_images/idea.svg" /><figcaption><span class="caption-number">Figure 2.1. </span>
                 A diagram.</figcaption></figure>
             <figure><img alt="b" src="../_images/a1.svg" /> <figcaption><p><span class="caption-text"><span
-                class="caption-number">Figure 2.2. </span>By <a href="#x">(2.1)</a>, a &lt; b.</span><a
-                class="headerlink" href="#id2">#</a></p></figcaption></figure>
+                class="caption-number">Figure 2.2. </span>By <a href="#x">(2.1)</a>, a &lt; b.</span>
+                <a class="headerlink" href="#id2">#</a></p></figcaption></figure>
             <figure class="adlib-play"><img alt="c" src="data:image/jpeg;base64,AAAA"><figcaption><span
                 class=caption-number>Figure 2.3. </span><strong>It moves.</strong></figcaption></figure>""")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
