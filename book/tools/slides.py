@@ -39,7 +39,7 @@ def write_figures(app: Sphinx, error: Exception | None) -> None:
                 shutil.copyfile(chapter.parent / source, path)
             said = escape(" ".join(unescape(re.sub("<[^>]*>", "", said)).split()))
             found.append(f'<li><a href="../figures/{path.name}">Figure {number}</a>, {ending.upper()}: {said}</li>')
-        title = re.search(r"<h1>(.*?)<a ", text, re.S)
+        title = re.search(r"<h1>([^<]+)", text)
         if title and found:
             lines.append(f"<details><summary>{title[1]}</summary><ul>{''.join(found)}</ul></details>")
     page.write_text(page.read_text(encoding="utf-8").replace(PLACE, "\n".join(lines)), encoding="utf-8")
