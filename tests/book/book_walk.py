@@ -66,6 +66,13 @@ TABLES = """() => [...document.querySelectorAll('main table:not(.genindextable)'
     getComputedStyle(box, '::before').content.includes('more to the right');
   return !box || (table.checkVisibility() && box.scrollWidth > box.clientWidth + 1 && !says);
 }).map(table => table.textContent.trim().slice(0, 60))"""
+# So does a diagram; a long equation has a shadow at the side where it goes on.
+HINTS = """() => [...document.querySelectorAll(
+  'main p:has(> img[src$=".svg"]), main mjx-container[display=true]'
+)].filter(e => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1 &&
+  !getComputedStyle(e).backgroundImage.includes('gradient') &&
+  !getComputedStyle(e, '::before').content.includes('more to the right')
+).map(e => e.outerHTML.slice(0, 80))"""
 
 # A word of code has its colour from its class. Each class is measured once on a page, not a thousand times:
 # the others keep their place, but axe passes over what cannot be seen.
@@ -140,5 +147,6 @@ def walk(browser: Browser, path: Path, book: Path, query: str = "", wait_for: st
         if wide := page.evaluate(WIDE):
             found.append(f"on a phone: {wide}")
         found += [f"on a phone: a table in no box that scrolls and says so: {text}" for text in page.evaluate(TABLES)]
+        found += [f"on a phone: scrolls, and does not say so: {text}" for text in page.evaluate(HINTS)]
         found += axe_problems(page, "phone")
     return found
