@@ -83,6 +83,8 @@ def main() -> None:
             "name": "speed, chunks", "command": "python -m benchmarks.speed.chunks", "versions": common.versions(),
             "threads": int(os.environ["OMP_NUM_THREADS"]), "device": "cpu", "seed": 0, "share": SHARE, "spare": SPARE,
             "rows_of_a_chunk": ROWS, "width": WIDTH, "load_average": os.getloadavg()[0],
+            "protocol": f"rows of {WIDTH} numbers near a subspace of 16 dimensions, {SHARE:.0%} kept, {ROWS:,} rows a "
+            "chunk; one run each, the other work on the machine at a lower priority",
         })  # fmt: skip
 
 

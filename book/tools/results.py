@@ -262,7 +262,7 @@ def comparison_cost(benchmarks: Path) -> list[str]:
     return [*table(header, rows), "", f"Measured on a quiet machine, {cost['threads']} threads, {cost['data']}."]
 
 
-SPEEDS = ("coreset", "efficientad", "metrics", "neighbours", "patchcore", "simplenet")
+SPEEDS = ("coreset", "efficientad", "export", "frames", "metrics", "neighbours", "patchcore", "simplenet")
 # What was timed, and the other form that ran beside it.
 PAIRS = {
     "patchcore whole image": ("PatchCore with its defaults, one whole image", "its backbone alone"),
@@ -309,6 +309,16 @@ def speed(benchmarks: Path) -> list[str]:
         what, peer = PAIRS.get(e.get("what"), (f"PatchCore, {images}, ResNet-18", "the same steps in anomalib's form"))
         add(what + (f", bank of {e['bank']:,}" if "bank" in e else ""), e["timing"][e.get("form", "adlib")], peer,
             e["timing"][e.get("peer", "anomalib_form")], f"{e['ratio']:.2f}")
+    for e in results["export"]:
+        what, took = "{}, a picture of {} × {}".format(e["method"], *e["picture"]), e["timing"]
+        add(what + ", in torch", took["adlib"], "its ONNX file in onnxruntime", took["onnxruntime"],
+            f"{e['ratio']:.2f}")
+        if "anomalib" in took:
+            add(what + ", in onnxruntime", took["onnxruntime"], "anomalib's ONNX file, the same weights and bank",
+                took["anomalib"], f"{e['anomalib_ratio']:.2f}")
+    for e in results["frames"]:
+        add("{}, `predict_frame` of {} × {}".format(e["detector"], *e["frame"]), e["timing"]["adlib"],
+            "its network alone", e["timing"]["network"], f"{1 / e['ratio']:.2f}")
     return table(["computation", "adlib", "extra memory", "beside it, in the same run", "takes", "ratio"], rows)
 
 
@@ -333,6 +343,28 @@ def chunks(benchmarks: Path) -> list[str]:
                      gain([b["image_auroc"] - one["image_auroc"] for b, one in pairs])])
     return table(["data", "kept", "images a chunk", "seeds", "radius, times that of one piece",
                   "times the best radius, at most (2.23)", "image AUROC less that of one piece"], rows)
+
+
+def chunks_cost(benchmarks: Path) -> list[str]:
+    """Time and memory of a bank in chunks against the number of patches."""
+    rows = [[f"{r['patches']:,}", *(seconds(r["chunks"][f"{which}_round_seconds"]) for which in ("first", "second")),
+             f"{r['chunks']['memory_MB']} MB", f"{r['chunks']['factor']:.1f}",
+             *((seconds(r["one_piece"]["seconds"]), f"{r['one_piece']['memory_MB']} MB") if "one_piece" in r else "––")]
+            for r in read_report(benchmarks, "speed chunks")["results"]]
+    return table(["patches", "first round", "second round", "memory", "times the best radius, at most (2.23)",
+                  "one piece", "its memory"], rows)
+
+
+def tiles(benchmarks: Path) -> list[str]:
+    """Small and large defects in large pictures."""
+    rows, ways = [], ("resized", "tiles")
+    for r in read_report(benchmarks, "tiles")["summary"]:
+        at = ("–" if r[f"{way}, at the disc"] is None else f"{r[f'{way}, at the disc']:.0%}" for way in ways)
+        rows.append([r["product"], r["disc"] or "none",
+                     *("{value:.3f} [{low:.3f}, {high:.3f}]".format(**r[way]) for way in ways),
+                     "{value:+.3f} [{low:+.3f}, {high:+.3f}]".format(**r["difference"]).replace("-", "−"), *at])
+    return table(["pictures of 640 × 640", "disc, pixels", "image AUROC, resized", "tiles", "difference",
+                  "map highest at the disc, resized", "tiles"], rows)
 
 
 def extend(benchmarks: Path) -> list[str]:
@@ -363,13 +395,13 @@ TABLES: dict[str, Callable[[Path], list[str]]] = {
     **{make.__name__.replace("_", " "): make for make in (
         real, agreement, aspect, false_alarms, comparison, comparison_cost, simplenet,
         efficientad, efficientad_gain, spd, spd_fair, backbones, sizes, sizes_real, published, speed, speed_measured,
-        factory, factory_kinds, factory_speed, chunks, extend, cluster, export)},
+        factory, factory_kinds, factory_speed, chunks, chunks_cost, tiles, extend, cluster, export)},
     "real control": lambda benchmarks: real(benchmarks, "real_128"),
     **{f"{name.replace('_', ' ')} measured": lambda benchmarks, name=name: measured(read_report(benchmarks, name))
        for name in ("comparison", "simplenet", "efficientad", "spd", "spd_fair", "backbones", "factory", "aspect",
                     "false_alarms", "real", "real_128", "sizes", "anomalib_agreement",
                     "patchcore_magnetic_tile_square", "patchcore_mvtec_ad_bottle_random", "chunks", "extend",
-                    "cluster", "watch", "region", "efficientad_256", "export")},
+                    "cluster", "watch", "region", "tiles", "efficientad_256", "export", "speed chunks")},
 }
 
 
