@@ -201,11 +201,12 @@ class Reading:
                 "really are that dark")
         aspects = [look.size[0] / look.size[1] for look in looks]
         middle = statistics.median(aspects)
-        if odd := [s for s, a in zip(samples, aspects, strict=True) if not middle / STRETCH <= a <= middle * STRETCH]:
+        if odd := [i for i, a in enumerate(aspects) if not middle / STRETCH <= a <= middle * STRETCH]:
+            (h, w), usual = looks[odd[0]].size, looks[aspects.index(statistics.median_low(aspects))].size
             warnings.warn(f"{len(odd)} of {len(samples)} training images are not of the others' shape, such as "
-                          f"{odd[0].path}: their heights are {min(aspects):.3g} to {max(aspects):.3g} of their widths, "
-                          "and all are resized to one size. Turn them, cut them alike, or fit a detector for each "
-                          "shape, unless parts may come so", stacklevel=users_line())
+                          f"{samples[odd[0]].path}: {h} × {w} pixels (height × width), others are {usual[0]} × "
+                          f"{usual[1]}, and all are resized to one size. Turn them, cut them alike, or fit a detector "
+                          "for each shape, unless parts may come so", stacklevel=users_line())
         swap = [look.red_less_blue for look in looks]
         return dataclasses.replace(self, maxima=maxima, aspects=(min(aspects), max(aspects)),
                                    red_less_blue=(min(swap), max(swap)),

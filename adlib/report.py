@@ -21,9 +21,10 @@ from torch.nn import functional as F
 
 import adlib
 from adlib.files import must_take_file, write_whole
+from adlib.folders import some_names
 from adlib.images import ImageError
 from adlib.prediction import Prediction
-from adlib.threshold import cross_conformal_bound
+from adlib.threshold import cross_conformal_bound, stand_apart
 
 LONGEST = 360  # pixels of the longer side of a picture in the report
 LINE, HALO = (255, 80, 0), (255, 255, 255)  # of an outline
@@ -82,6 +83,7 @@ def write_report(
         more_rows=max(0, len(rows) - ROWS), failures=list(prediction.failures.items())[:ROWS],
         failed=len(prediction.failures), skipped=[str(p) for p in prediction.skipped],
         parts=_parts(prediction, defective), threshold=limit, promise=promise(detector, alpha),
+        odd=odd_held_out(detector, alpha),
         held_out_parts=len(detector.normal_scores),
         chart=histogram(detector.normal_scores.double().numpy(), prediction.scores.astype(float), limit),
         held_out=_held_out(detector, pixel_limit), settings=settings(detector, alpha, limit),
@@ -98,6 +100,21 @@ def promise(detector: Any, alpha: float) -> str:
     about = "about " if detector.CALIBRATES else ""
     return (f"{count} held-out good parts promise: of new good parts, on average {about}at most {percent(rate)} are "
             "called defective")
+
+
+def odd_held_out(detector: Any, alpha: float) -> str | None:
+    """What to look at, where held-out parts that stand apart from the others set the threshold for α; else None."""
+    scores = detector.normal_scores.tolist()
+    count, threshold = stand_apart(scores), one_threshold(detector.threshold(alpha))
+    if not count or threshold < scores[-count]:
+        return None
+    names = [name for name, _ in detector.normal_parts][::-1]
+    one, them = count == 1, some_names(names[:count])
+    return (f"The threshold rests on {them}: {'this held-out part has' if one else 'these held-out parts have'} the "
+            f"score {scores[-count]:.4g}{'' if one else ' or more'}, and "
+            f"{'stands' if one else 'stand'} apart from the others; at the next one, {names[count]}, it would be "
+            f"{scores[-count - 1]:.4g}, and a damaged part with a score between the two passes now. Look at "
+            f"{'it: if it is' if one else 'them: what is'} defective, take it out of the good pictures, and fit again")
 
 
 def percent(share: float) -> str:

@@ -9,7 +9,9 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from adlib.cli import for_shell
 from adlib.cli.answers import answers_of, pictures_of, status_of
 from adlib.cli.inspection import ALPHA, METHODS, STDOUT, command, load, out, parts_needed, ready, summary, tell
 from adlib.datasets import ImageFolder, SyntheticFactory
@@ -29,7 +32,7 @@ from adlib.folders import DatasetError, some_names
 from adlib.images import ImageError
 from adlib.parts import hold_out, parts_of
 from adlib.prediction import Prediction
-from adlib.report import percent, promise, write_report
+from adlib.report import odd_held_out, percent, promise, write_report
 from adlib.samples import Sample, collect
 
 SHARE = 0.35
@@ -51,25 +54,35 @@ def fit(
     made = _given(METHODS[method], image_size=image_size, tiles=tiles)
     asked = _given(METHODS[method].fit, region=None if region is None else str(region))
     detector = METHODS[method](seed=seed, device=device, **made)
-    samples, _ = collect(str(folder), group=group, max_value=max_value)
-    samples, broken = readable(samples)  # so that the number of parts is that of the fit
+    notes: list[str] = []
+    with noted(notes):
+        samples, _ = collect(str(folder), group=group, max_value=max_value)
+        samples, broken = readable(samples)  # so that the number of parts is that of the fit
+    if other := other_sizes(samples):
+        tell(f"Note: {other}.")
     if validation is None and folds is None:
         validation, folds = choose(samples, ALPHA if alpha is None else alpha, method, seed)
     count = len(parts_of(samples))
     out(f"{len(samples)} pictures of {count} parts in {folder}.")
     held = count if folds is not None else len(parts_of(hold_out(samples, float(validation or 0), seed)[1]))
-    alpha = least(alpha, held, count, folder, to)
+    alpha, few = least(alpha, held, count, folder, to)
+    if few:
+        for line in ("", f"ATTENTION: {few}", ""):
+            out(line)
     how = (f"{folds} times, each time without some parts, so it takes {folds} times as long" if folds else
            f"{held} of the parts held out")
     out(f"Fits {type(detector).__name__} on {detector.device.type}, {how} ...")
     start = time.monotonic()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"\d+ of \d+ images left out")  # they are named below
+    with noted(notes):
+        warnings.filterwarnings("ignore", r"\d+ of \d+ images left out|the scores of \d+ of")  # they are named below
+        if other:
+            warnings.filterwarnings("ignore", r"\d+ of \d+ training images are not of the others' shape")
         detector.fit(samples, validation=validation, folds=folds, alpha=alpha, **asked)
     detector.save(to)
-    told(detector, {**broken, **detector.failures}, samples, alpha, time.monotonic() - start)
+    told(detector, samples, alpha, time.monotonic() - start)
     out(f"Written: {to} ({readable_bytes(to.stat().st_size)}).")
-    usual = least(None, len(detector.normal_scores), count, folder, to, quiet=True)
+    attend([few, other, odd_held_out(detector, alpha)], notes, {**broken, **detector.failures})
+    usual, _ = least(None, len(detector.normal_scores), count, folder, to)
     more = [] if math.isclose(alpha, usual) else ["--alpha", f"{alpha:g}"]
     more += [] if group is None else ["--group", group]
     out("")
@@ -91,26 +104,22 @@ def choose(samples: list[Sample], alpha: float, method: str, seed: int) -> tuple
     return None, count if method == "patchcore" else min(count, SLOW_FOLDS)
 
 
-def least(alpha: float | None, held: int, count: int, folder: Path, to: Path, *, quiet: bool = False) -> float:
-    """The α asked for, or 0.05, or the least that so many held-out parts can promise, said loudly."""
+def least(alpha: float | None, held: int, count: int, folder: Path, to: Path) -> tuple[float, str]:
+    """The α asked for, or 0.05, or the least that so many held-out parts can promise, and then what to say of it."""
     can = 1 / (held + 1)
     if alpha is None and held >= parts_needed(ALPHA):
-        return ALPHA
+        return ALPHA, ""
     if alpha is None:
-        if not quiet:
-            more = (f"without --validation and --folds it would be 1/{count + 1} = {percent(1 / (count + 1))}; "
-                    if held < count else "")
-            out("")
-            out(f"ATTENTION: {held} held-out parts cannot promise {percent(ALPHA)} false alarms. They can promise 1 "
-                f"in {held + 1}, {percent(can)}, and adlib goes on with that. For {percent(ALPHA)}: {more}"
-                f"{parts_needed(ALPHA)} good parts or more, better {math.ceil(parts_needed(ALPHA) / SHARE)}.")
-            out("")
-        return can
+        more = (f"without --validation and --folds it would be 1/{count + 1} = {percent(1 / (count + 1))}; "
+                if held < count else "")
+        return can, (f"{held} held-out parts cannot promise {percent(ALPHA)} false alarms. They can promise 1 in "
+                     f"{held + 1}, {percent(can)}, and adlib goes on with that. For {percent(ALPHA)}: {more}"
+                     f"{parts_needed(ALPHA)} good parts or more, better {math.ceil(parts_needed(ALPHA) / SHARE)}.")
     if held < parts_needed(alpha):
         retry = command("fit", folder, "--out", to, "--alpha", f"1/{count + 1}")
         raise ValueError(f"{held} held-out parts cannot promise {percent(alpha)} false alarms: expected "
                          f"{parts_needed(alpha)}. Take more good parts, or type: {retry}")
-    return alpha
+    return alpha, ""
 
 
 def must_be_good_alone(folder: Path, to: Path) -> None:
@@ -139,14 +148,41 @@ def readable(samples: list[Sample]) -> tuple[list[Sample], dict[str, str]]:
     return good, broken
 
 
-def told(detector: Any, failures: dict[str, str], samples: Sequence[Sample], alpha: float, seconds: float) -> None:
+@contextmanager
+def noted(notes: list[str]) -> Generator[None]:
+    """Warnings are shown at once, and kept to be said again at the end."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def keep(message: Warning | str, *others: Any, **more: Any) -> None:
+            show(message, *others, **more)
+            notes.append(str(message))
+
+        warnings.showwarning = keep
+        yield
+
+
+def usual_size(samples: Sequence[Sample]) -> tuple[int, int]:
+    """The size (height, width) of most pictures."""
+    return Counter(sample.size for sample in samples).most_common(1)[0][0]
+
+
+def other_sizes(samples: Sequence[Sample]) -> str | None:
+    """What to do with the pictures of another size, where they are few; where sizes differ anyhow, nothing."""
+    usual = usual_size(samples)
+    other = [sample for sample in samples if sample.size != usual]
+    if not 0 < len(other) <= len(samples) / 4:
+        return None
+    named = some_names([f"{s.path} is {s.size[0]} x {s.size[1]}" for s in other], 3)
+    return (f"{named}; the others are {usual[0]} x {usual[1]} (height x width). All are resized to one size, so "
+            f"{'this part looks' if len(other) == 1 else 'these parts look'} other to the detector. If new pictures "
+            "do not come so, photograph them as the others, or take them out, and fit again")
+
+
+def told(detector: Any, samples: Sequence[Sample], alpha: float, seconds: float) -> None:
     """Say what a fit has done."""
     out(f"Done in {seconds:.0f} s.")
-    if failures:
-        out("")
-        out(f"LEFT OUT: {len(failures)}. Mend or delete these, and fit again if you need them:")
-        _some(list(failures.values()), 20)
-    height, width = samples[0].size
+    height, width = usual_size(samples)
     (h, w), scale = detector.image_size, max(height / detector.image_size[0], width / detector.image_size[1])
     fine = f": one of its pixels is {scale:.2g} of yours. If defects are that small, take a larger --image-size"
     out(f"Pictures of {height} x {width} are looked at as {h} x {w} (height x width){fine if scale > 1.5 else ''}.")
@@ -158,6 +194,18 @@ def told(detector: Any, failures: dict[str, str], samples: Sequence[Sample], alp
     held = detector.held_out
     order = np.argsort(-held.scores, kind="stable")[:5].tolist()
     _some([f"{held.scores[i]:<7.4g} {held.samples[i].path}" for i in order], 5)
+
+
+def attend(todo: Sequence[str | None], notes: Sequence[str], failures: dict[str, str]) -> None:
+    """Say at the end, where it is read, what somebody has to do."""
+    lines = [*(f"ATTENTION: {text}" for text in todo if text), *(f"Note: {for_shell(note)}" for note in notes)]
+    for line in lines:
+        out("")
+        out(line if line.endswith(".") else f"{line}.")
+    if failures:
+        out("")
+        out(f"LEFT OUT: {len(failures)}. Mend or delete these, and fit again if you need them:")
+        _some(list(failures.values()), 20)
 
 
 def _some(lines: list[str], limit: int) -> None:

@@ -36,7 +36,7 @@ from adlib.folders import group_names, some_names
 from adlib.images import ImageError
 from adlib.patchcore import PatchCore
 from adlib.prediction import Prediction
-from adlib.report import one_threshold, outlined, percent, promise
+from adlib.report import odd_held_out, one_threshold, outlined, percent, promise
 from adlib.samples import Sample
 from adlib.simplenet import SimpleNet
 
@@ -200,6 +200,8 @@ def summary(answers: Sequence[Answer], detector: Any, alpha: float, threshold: f
         bad = some_names([name for name, answer in parts.items() if answer == DEFECTIVE], 20)
         tell(f"{len(parts)} parts: {counted(parts.values())}.{f' Defective: {bad}.' if bad else ''}")
     tell(f"Threshold {threshold:.4g}. {promise(detector, alpha)}.")
+    if odd := odd_held_out(detector, alpha):
+        tell(f"ATTENTION: {odd}.")
     if len(kinds) > 9 and kinds.count(DEFECTIVE) > len(kinds) / 2:
         tell("More than half are called defective. If these parts are good, camera, light or place have changed since "
              "the fit: take the pictures as before, or fit again on new good ones.")

@@ -1,0 +1,110 @@
+"""What a newcomer with a shell and no Python must not miss: it stands in the last lines, and in every command."""
+
+from __future__ import annotations
+
+import io
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from adlib import PatchCore
+from adlib.cli import main
+from adlib.report import odd_held_out, write_report
+
+
+def picture(number: int, *, mark: int = 0) -> np.ndarray:
+    """A ramp with some noise; a mark is so many bright pixels a side."""
+    rng = np.random.default_rng(number)
+    values = np.add.outer(np.arange(64.0), np.arange(64.0)) + rng.normal(0, 4, (64, 64))
+    values[20 : 20 + mark, 30 : 30 + mark] = 255
+    return values.clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """good: twelve parts, of which one is marked; parts.st: the detector of these; told.txt: what `fit` said; new: a part with a smaller mark."""
+    folder = tmp_path_factory.mktemp("newcomer")
+    for name in ("good", "new"):
+        (folder / name).mkdir()
+    for i in range(12):
+        Image.fromarray(picture(i, mark=14 * (i == 7))).save(folder / "good" / f"{i:02d}.png")
+    Image.fromarray(picture(20)).save(folder / "new" / "a.png")
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as told:
+        patch.chdir(folder)
+        fit("good", "parts.st")
+    (folder / "told.txt").write_text(told.getvalue())
+    return folder
+
+
+@pytest.fixture
+def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(place)
+    return place
+
+
+def fit(folder: str, to: str, *more: str) -> None:
+    assert main(["fit", folder, "--out", to, "--image-size", "32", "--device", "cpu", *more]) == 0
+
+
+def last_lines(told: str) -> str:
+    """What `fit` says after all of its work, with one space between two words."""
+    return " ".join(told[told.index("Written: ") :].split())
+
+
+# ---------------------------------------------------------------------- one odd part sets the threshold
+
+
+def test_every_command_says_that_one_part_sets_the_threshold(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    detector = PatchCore.load("parts.st", device="cpu")
+    highest, second = detector.normal_scores.tolist()[::-1][:2]
+    names = [name for name, _ in detector.normal_parts][::-1][:2]
+    told = last_lines((here / "told.txt").read_text())
+    assert names[0] == "good/07.png" and detector.threshold(1 / 13) == highest
+    for part in ("ATTENTION: The threshold rests on good/07.png", f"the score {highest:.4g}",
+                 f"at the next one, {names[1]}, it would be {second:.4g}", "take it out of the good pictures"):
+        assert part in told
+    main(["inspect", "parts.st", "new"])
+    assert "ATTENTION: The threshold rests on good/07.png" in capsys.readouterr().err
+    main(["report", "parts.st", "new", "--out", "odd.html"])
+    assert f"good/07.png: this held-out part has the score {highest:.4g}" in (here / "odd.html").read_text()
+
+
+def test_it_is_said_only_where_it_is_so(here: Path, tmp_path: Path) -> None:
+    detector = PatchCore.load("parts.st", device="cpu")
+    assert odd_held_out(detector, 1 / 13) is not None
+    assert odd_held_out(detector, 2 / 13) is None  # the second one sets the threshold then
+    detector.normal_scores = torch.linspace(1.0, 1.5, 12)
+    assert odd_held_out(detector, 1 / 13) is None
+    write_report(tmp_path / "r.html", detector, detector.predict("new"), alpha=1 / 13)
+    assert 'id="odd"' not in (tmp_path / "r.html").read_text()
+    detector.normal_scores = torch.tensor([*np.linspace(1.0, 1.2, 10), 5.0, 5.1])
+    two = odd_held_out(detector, 1 / 13)
+    assert two is not None and "these held-out parts have the score 5 or more" in two and "it would be 1.2" in two
+
+
+# ---------------------------------------------------------------------- what has to be done stands last
+
+
+def test_a_picture_of_another_size_stands_in_the_last_lines(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(9):
+        Image.fromarray(picture(40 + i)).save(tmp_path / f"{i}.png")
+    Image.fromarray(picture(50)).resize((96, 40)).save(tmp_path / "00_wide.png")  # the first one: not the usual size
+    Image.fromarray(picture(51)).resize((40, 40)).save(tmp_path / "small.png")
+    (tmp_path / "notes.txt").write_text("none")
+    (tmp_path / "broken.png").write_bytes(b"none")
+    fit(str(tmp_path), str(tmp_path / "d.st"))
+    shown = capsys.readouterr()
+    told = last_lines(shown.out)
+    assert "00_wide.png is 40 x 96" in told and "small.png is 40 x 40; the others are 64 x 64" in told
+    assert "photograph them as the others, or take them out, and fit again" in told
+    assert "ATTENTION: 11 held-out parts cannot promise 5 %" in told and "notes.txt" in told
+    assert "LEFT OUT: 1" in told and "broken.png" in told
+    assert "Pictures of 64 x 64 are looked at" in shown.out and "others' shape" not in shown.err
