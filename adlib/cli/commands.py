@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from adlib.cli import for_shell
-from adlib.cli.answers import answers_of, pictures_of, status_of
+from adlib.cli.answers import DEFECTIVE, GOOD, answers_of, pictures_of, status_of
 from adlib.cli.inspection import ALPHA, METHODS, STDOUT, command, load, out, parts_needed, ready, summary, tell
 from adlib.datasets import ImageFolder, SyntheticFactory
 from adlib.datasets.folder import is_normal
@@ -341,7 +341,10 @@ def demo(folder: Path, product: str, good: int, new: int, seed: int) -> int:
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         _write(part / "good", factory.train)
-        _write(part / "new", [mixed[i] for i in np.random.default_rng(seed).permutation(len(mixed))])
+        shuffled = [mixed[i] for i in np.random.default_rng(seed).permutation(len(mixed))]
+        _write(part / "new", shuffled)
+        rows = [f"new/{i:03d}.png,{DEFECTIVE if s.label else GOOD},{s.kind}\n" for i, s in enumerate(shuffled)]
+        (part / "labels.csv").write_text("picture,answer,kind\n" + "".join(rows))
         for kind in ("good", *factory.kinds):
             own = [s for s in factory.test if s.kind == kind and (kind == "good" or any(s is k for k in known))]
             _write(part / "test" / kind, own)
@@ -354,6 +357,8 @@ def demo(folder: Path, product: str, good: int, new: int, seed: int) -> int:
     finally:
         shutil.rmtree(part, ignore_errors=True)
     out(f"Written to {folder}: good ({good} good parts), new ({new} parts, {bad} of them defective), test (labelled).")
+    out(f"{folder / 'labels.csv'} says which of the new parts are defective, and what they have: compare the answers "
+        "with it.")
     out("")
     out("Type next:")
     file = "parts.safetensors"

@@ -26,7 +26,7 @@ def picture(number: int, *, mark: int = 0) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """good: twelve parts, of which one is marked; parts.st: the detector of these; told.txt: what `fit` said; new: a part with a smaller mark."""
+    """good: twelve parts, one of them marked; parts.st: their detector; told.txt: what `fit` said; new: a good part."""
     folder = tmp_path_factory.mktemp("newcomer")
     for name in ("good", "new"):
         (folder / name).mkdir()
