@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm.auto import tqdm
 
 from adlib.patchcore import PatchCore
+from adlib.progress import progress_bar
 from adlib.rounds import Part, cover_images
 from adlib.samples import Sample
 
@@ -89,7 +89,7 @@ def _on_workers(client: Client, detector: PatchCore, chunks: list[list[Sample]])
     number = {task.key: index for index, task in enumerate(tasks)}
     found: dict[int, Part] = {}
     try:
-        for task in tqdm(as_completed(tasks), "chunks on the cluster", len(tasks), leave=False):
+        for task in progress_bar(as_completed(tasks), "chunks on the cluster", len(tasks)):
             index = number[task.key]
             try:
                 part = task.result()

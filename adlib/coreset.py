@@ -6,9 +6,9 @@ import math
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from adlib.neighbors import Bank, k_nearest
+from adlib.progress import progress_bar
 
 WIDTH = 2048  # points that are looked at together: few enough for the processor's cache
 BATCH = 64  # points whose distance is worked out exactly in one go
@@ -79,7 +79,7 @@ def k_center_greedy(
         features, given = features.cpu(), given.cpu()
     state, width = _Bounds(features, n, given), WIDTH
     exactly = torch.autocast(features.device.type, enabled=False)  # 16-bit products would be other choices
-    with exactly, tqdm(total=n, initial=len(given), desc="coreset", disable=not progress, leave=False) as bar:
+    with exactly, progress_bar(total=n, initial=len(given), desc="coreset", disable=not progress) as bar:
         while state.count < n:
             before = state.count
             state.advance(width)

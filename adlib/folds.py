@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from adlib.parts import deal, hold_out
 from adlib.prediction import AnomalyMaps, Prediction, finite
+from adlib.progress import progress_bar
 from adlib.reading import Look, chunks_of
 from adlib.samples import Sample
 from adlib.saving import blank
@@ -46,7 +46,7 @@ def fit_folds(detector: Any, samples: list[Sample], folds: int) -> Prediction:
                          f"{list(detector.failures.values())[:3]}")
     detector.reading = detector.reading.completed(looks, read)
     scores, grids = torch.zeros(len(read)), {}
-    for k, out in enumerate(tqdm(deal(read, folds, detector.seed), desc="folds", leave=False)):
+    for k, out in enumerate(progress_bar(deal(read, folds, detector.seed), desc="folds")):
         fold = blank(detector, k)
         _fit(fold, sorted(set(range(len(read))) - set(out)), images, read)
         for chosen in chunks_of(out, detector.images_at_once):

@@ -19,10 +19,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from adlib.checks import users_line
 from adlib.images import ImageError, read_size, read_stored, resize_image, resized_sides, top_left
+from adlib.progress import progress_bar
 from adlib.receptive_field import ReceptiveField
 from adlib.region import FILL, InspectedRegion
 from adlib.samples import Sample
@@ -322,7 +322,7 @@ def read_batches(
 
     chunks = list(chunks_of(samples, batch_size))
     hidden = len(chunks) < 2
-    with ThreadPoolExecutor(2) as pool, tqdm(total=len(samples), desc=what, disable=hidden, leave=False) as bar:
+    with ThreadPoolExecutor(2) as pool, progress_bar(total=len(samples), desc=what, disable=hidden) as bar:
 
         def begin(chunk: Sequence[Sample]) -> list[Callable[[], Look | str]]:
             return [partial(read, s) if len(samples) == 1 else pool.submit(read, s).result for s in chunk]

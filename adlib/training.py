@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from tqdm.auto import tqdm
 
 from adlib.files import read_tensors, write_tensors
+from adlib.progress import progress_bar
 
 
 class Training:
@@ -100,7 +100,7 @@ class Training:
     def __iter__(self) -> Iterator[int]:
         """The steps that are still to do; the checkpoint is written between two of them."""
         saved = time.monotonic()
-        bar = tqdm(total=self.steps, initial=self.step, desc=self.name, leave=False)
+        bar = progress_bar(total=self.steps, initial=self.step, desc=self.name)
         with bar, _noted_interrupts(self.checkpoint is not None) as noted:
             while self.step < self.steps:
                 factor = 1.0 if self.schedule is None else self.schedule(self.step)

@@ -12,6 +12,7 @@ from pathlib import Path
 from adlib.datasets.sources import SOURCES, Source
 from adlib.datasets.unpack import unpack
 from adlib.folders import DatasetError, some_names
+from adlib.progress import watched
 
 TIMEOUT = 30.0  # seconds without an answer
 
@@ -140,7 +141,7 @@ def _fetch(url: str, file: Path, work: Path, source: Source) -> None:
         return
     file.unlink(missing_ok=True)  # of a call that was killed; nothing says that it is whole
     known = source.sha256 and f"sha256:{source.sha256}"
-    downloader = pooch.HTTPDownloader(progressbar=True, chunk_size=1 << 20, timeout=TIMEOUT)
+    downloader = pooch.HTTPDownloader(progressbar=watched(), chunk_size=1 << 20, timeout=TIMEOUT)
     try:
         pooch.retrieve(url, known, fname=file.name, path=work,
                        downloader=downloader)  # pyrefly: ignore[bad-argument-type]

@@ -9,9 +9,8 @@ import zipfile
 import zlib
 from pathlib import Path, PureWindowsPath
 
-from tqdm.auto import tqdm
-
 from adlib.folders import DatasetError
+from adlib.progress import progress_bar
 
 BROKEN = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError, RuntimeError, ValueError)
 
@@ -59,10 +58,10 @@ def unpack(archive: Path, folder: Path, limit: int) -> None:
     try:
         if tarfile.is_tarfile(archive):
             with tarfile.open(archive) as tar:
-                tar.extractall(folder, tqdm(tar, desc=title), filter=tar_filter)
+                tar.extractall(folder, progress_bar(tar, desc=title, leave=True), filter=tar_filter)
         elif zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as pack:
-                for info in tqdm(pack.infolist(), desc=title):
+                for info in progress_bar(pack.infolist(), desc=title, leave=True):
                     kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the archive was not made on Unix
                     check(info.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR), info.file_size)
                     pack.extract(info, folder)

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from adlib.augment import change_colour, uniform
 from adlib.backbones import fingerprint, load_backbone, normalised
@@ -24,6 +23,7 @@ from adlib.efficientad.networks import FIELD, PDN, STRIDE
 from adlib.features import PatchFeatures
 from adlib.gradients import check_gradients
 from adlib.images import ImageError, resize_image
+from adlib.progress import progress_bar
 from adlib.samples import Sample, as_samples
 from adlib.training import Training, precision
 
@@ -205,7 +205,7 @@ def _statistics(
     chunks = [range(i, min(i + per_batch, len(samples))) for i in range(0, len(samples), per_batch)]
     return channel_statistics(
         target(torch.stack([resize_image(_readable(samples, i), (side, side)) for i in chunk]).to(device))
-        for chunk in tqdm(chunks, desc="statistics of the backbone", leave=False))
+        for chunk in progress_bar(chunks, desc="statistics of the backbone"))
 
 
 def _readable(samples: list[Sample], i: int) -> Tensor:

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "adlib"
 # From the ground up. A module may import those of the floors below its own, and those left of it on its own.
 FLOORS = [
-    "checks stored images folders samples files resnet",
+    "checks progress stored images folders samples files resnet",
     "backbones receptive_field region features augment neighbors coreset chunks "
     "threshold areas intervals metrics pimo parts reading",
     "drift training gradients objectives prediction frame saving folds forking placing "
