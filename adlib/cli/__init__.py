@@ -133,8 +133,8 @@ def inspect(
         help="Write the defective pictures, with outlines, to this folder.", rich_help_panel=OUTPUT,
         show_default=False)] = None,
     watch: Annotated[bool, typer.Option(
-        "--watch", help="Wait for new pictures in the folder, and inspect each once it is completely written; Ctrl-C "
-        "ends.", rich_help_panel=OUTPUT)] = False,
+        "--watch", help="Wait for new pictures in the folder, and inspect each once it is completely written. Ctrl-C "
+        "or the signal TERM ends it, with a summary and the exit status above.", rich_help_panel=OUTPUT)] = False,
     every: Annotated[float, typer.Option(help="With --watch: seconds between two looks.", min=0.01,
                                          rich_help_panel=OUTPUT)] = 0.5,
     group: Group = None,

@@ -20,6 +20,13 @@ GOOD, DEFECTIVE, NOT_INSPECTED = "good", "defective", "not inspected"
 QUIET, PATIENCE = 1, 10  # looks at a file without a change: then it is read; then it is given up if it cannot be read
 
 
+class Outcome(NamedTuple):
+    """What is counted of an answer."""
+
+    part: str | None
+    answer: str
+
+
 class Answer(NamedTuple):
     """What is known of one picture. Its fields are the columns of the CSV file and the keys in JSON.
 
@@ -49,6 +56,11 @@ class Answer(NamedTuple):
     threshold: float
     reason: str
     inspected: str
+
+    @property
+    def outcome(self) -> Outcome:
+        """What is counted of it."""
+        return Outcome(self.part, self.answer)
 
     def line(self) -> str:
         """For a terminal; a file's name cannot steer it."""
@@ -114,13 +126,13 @@ def answers_of(samples: Sequence[Sample], prediction: Prediction, threshold: flo
     return result
 
 
-def status_of(answers: Iterable[Answer]) -> int:
+def status_of(answers: Iterable[Answer | Outcome]) -> int:
     """The exit status: 3 where a picture was not inspected, else 1 where one is defective, else 0."""
     kinds = {answer.answer for answer in answers}
     return 3 if NOT_INSPECTED in kinds else int(DEFECTIVE in kinds)
 
 
-def parts_of_answers(answers: Iterable[Answer]) -> dict[str, str]:
+def parts_of_answers(answers: Iterable[Answer | Outcome]) -> dict[str, str]:
     """The answer for each part: defective where one of its pictures is, else not inspected where one is not."""
     parts: dict[str, str] = {}
     worst = (GOOD, NOT_INSPECTED, DEFECTIVE)
@@ -180,7 +192,8 @@ class Arrivals:
     """The pictures that come to a folder, each once, when it is completely written.
 
     A picture is ready where its size and its time of change are those of the look before. A picture that is written
-    anew under its old name is a new one.
+    anew under its old name is a new one, and so is one that was taken away and comes back. It remembers no more than
+    what lies in the folder, and `done`.
 
     Parameters
     ----------
@@ -202,6 +215,9 @@ class Arrivals:
         for path in sorted(gone):  # it went before it could be read, and that must be said
             self.open.add(path)
             yield path, True
+        if not self.lost:  # a line runs for months: of a picture that was answered and has gone, nothing is kept
+            kept = {*found, *self.waiting()}
+            self.known = {path: state for path, state in self.known.items() if path in kept}
         for path in found:
             try:
                 state = path.stat()

@@ -240,7 +240,7 @@ def report(
     prediction = replace(detector.predict(samples), skipped=skipped)
     write_report(to, detector, prediction, alpha=alpha, title=title, most=most)
     answers = answers_of(samples, prediction, threshold)
-    summary(answers, detector, alpha, threshold)
+    summary(Counter(a.outcome for a in answers), detector, alpha, threshold)
     out(f"Written: {to} ({readable_bytes(to.stat().st_size)}). Open it in a browser: {to.resolve().as_uri()}")
     return 3 * (status_of(answers) == 3)
 
@@ -270,7 +270,7 @@ def evaluate(
     if json is not None and json != STDOUT:
         text = json_text.dumps(content, indent=2).encode()
         write_whole(json, [text], len(text))
-    summary(answers, detector, alpha, threshold)
+    summary(Counter(a.outcome for a in answers), detector, alpha, threshold)
     for reason in prediction.failures.values():
         tell(f"NOT INSPECTED  {reason}")
     return 3 * (status_of(answers) == 3)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import os
 import shlex
+import signal
 import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -21,6 +24,7 @@ from adlib.cli.answers import (
     NOT_INSPECTED,
     Answer,
     Arrivals,
+    Outcome,
     answers_of,
     csv_text,
     inspected_before,
@@ -169,7 +173,7 @@ def inspect(
     outputs.write(answers)
     if outputs.marked:
         mark(detector, prediction, threshold, alpha, outputs.marked)
-    summary(answers, detector, alpha, threshold)
+    summary(Counter(a.outcome for a in answers), detector, alpha, threshold)
     if outputs.csv is None and outputs.json is None:
         more = [] if group is None else ["--group", group]
         tell(f"See them, worst first: {command('report', file, *images[:3], *more)}{' ...' if images[3:] else ''}")
@@ -191,28 +195,29 @@ def ready(file: Path, alpha: float | None, device: str) -> tuple[Any, float, flo
     return detector, alpha, one_threshold(detector.threshold(alpha))
 
 
-def summary(answers: Sequence[Answer], detector: Any, alpha: float, threshold: float) -> None:
+def summary(outcomes: Counter[Outcome], detector: Any, alpha: float, threshold: float) -> None:
     """How many of each, and what the threshold promises."""
-    kinds = [answer.answer for answer in answers]
+    kinds: Counter[str] = Counter()
+    for outcome, count in outcomes.items():
+        kinds[outcome.answer] += count
+    total = kinds.total()
     tell("")
-    tell(f"{len(answers)} {'picture' if len(answers) == 1 else 'pictures'}: {counted(kinds)}.")
-    if parts := parts_of_answers(answers):
+    tell(f"{total} {'picture' if total == 1 else 'pictures'}: {counted(kinds)}.")
+    if parts := parts_of_answers(outcomes):
         bad = some_names([name for name, answer in parts.items() if answer == DEFECTIVE], 20)
-        tell(f"{len(parts)} parts: {counted(parts.values())}.{f' Defective: {bad}.' if bad else ''}")
+        tell(f"{len(parts)} parts: {counted(Counter(parts.values()))}.{f' Defective: {bad}.' if bad else ''}")
     tell(f"Threshold {threshold:.4g}. {promise(detector, alpha)}.")
     if odd := odd_held_out(detector, alpha):
         tell(f"ATTENTION: {odd}.")
-    if len(kinds) > 9 and kinds.count(DEFECTIVE) > len(kinds) / 2:
+    if total > 9 and kinds[DEFECTIVE] > total / 2:
         tell("More than half are called defective. If these parts are good, camera, light or place have changed since "
              "the fit: take the pictures as before, or fit again on new good ones.")
 
 
-def counted(kinds: Iterable[str]) -> str:
+def counted(kinds: Counter[str]) -> str:
     """Such as "3 defective, 57 good"."""
-    kinds = list(kinds)
     shown = {DEFECTIVE: "defective", GOOD: "good", NOT_INSPECTED: "NOT INSPECTED"}
-    return ", ".join(f"{kinds.count(kind)} {name}" for kind, name in shown.items()
-                     if kind != NOT_INSPECTED or kind in kinds)  # fmt: skip
+    return ", ".join(f"{kinds[kind]} {name}" for kind, name in shown.items() if kind != NOT_INSPECTED or kinds[kind])
 
 
 def mark(
@@ -245,7 +250,7 @@ def watch(
     outputs.check(images)
     detector, alpha, threshold = ready(file, alpha, device)
     arrivals = Arrivals(folder, outputs.resume())
-    answers: list[Answer] = []
+    outcomes: Counter[Outcome] = Counter()  # not the answers: a line runs for months
 
     def answer(path: Path, last: bool) -> None:
         part = group_names([path], group, folder)[0]
@@ -256,27 +261,67 @@ def watch(
         new = answers_of([sample], prediction, threshold)
         outputs.add(new[0])
         outputs.show(new)
-        answers.extend(new)
+        outcomes[new[0].outcome] += 1
         arrivals.answered(path)
         if outputs.marked:
             mark(detector, prediction, threshold, alpha, outputs.marked, folder)
 
     tell(f"Watches {folder}; Ctrl-C ends. Threshold {threshold:.4g}. {promise(detector, alpha)}.")
-    try:
-        _watch(arrivals, answer, every)
-    except KeyboardInterrupt:
-        for path in arrivals.waiting():
+    if odd := odd_held_out(detector, alpha):
+        tell(f"ATTENTION: {odd}.")
+    with Stop() as stop:
+        try:
+            _watch(arrivals, answer, every, stop)
+        except KeyboardInterrupt:  # while it slept, or the second one
+            if stop.at_once:
+                raise
+        if waiting := arrivals.waiting():
+            tell(f"Stops; inspects first what is waiting, {len(waiting)}. Once more, and it stops at once.")
+        for path in waiting:
             answer(path, True)
-    summary(answers, detector, alpha, threshold)
-    return status_of(answers)
+    summary(outcomes, detector, alpha, threshold)
+    return status_of(outcomes)
 
 
-def _watch(arrivals: Arrivals, answer: Callable[[Path, bool], None], every: float) -> None:
+class Stop:
+    """Within it, Ctrl-C (INT) and TERM end a watch between two pictures, so that each has its whole line.
+
+    The first one is noted; it is a KeyboardInterrupt only while the watch is idle. The second one always is.
+    """
+
+    def __init__(self) -> None:
+        self.noted = self.at_once = self.idle = False
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # no other may set a handler
+            heard = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+            self.before = {number: signal.signal(number, self) for number in heard}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def __call__(self, *_: object) -> None:
+        self.at_once, self.noted = self.noted, True
+        if self.idle or self.at_once:
+            raise KeyboardInterrupt
+
+
+def _watch(arrivals: Arrivals, answer: Callable[[Path, bool], None], every: float, stop: Stop) -> None:
+    """Answer what arrives, until it is to stop."""
     lost = False
     while True:
         for path, last in arrivals.look():
             answer(path, last)
+            if stop.noted:
+                return
         if arrivals.lost and not lost:
             tell(f"ATTENTION: {arrivals.folder} is gone or may not be read. NOTHING IS INSPECTED until it is back.")
         lost = arrivals.lost
+        stop.idle = True  # before the look at what was noted: a signal comes at any time
+        if stop.noted:
+            return
         time.sleep(every)
+        stop.idle = False
