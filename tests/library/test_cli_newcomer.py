@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import functools
 import io
+import json
+import os
+import signal
+import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -11,9 +17,15 @@ import pytest
 import torch
 from PIL import Image
 
-from adlib import PatchCore
+from adlib import PatchCore, Prediction
+from adlib.cli import commands as cli_commands
 from adlib.cli import main
+from adlib.cli.answers import Arrivals, Outcome, status_of
+from adlib.datasets import SyntheticFactory
+from adlib.folders import list_images
+from adlib.progress import watched
 from adlib.report import odd_held_out, write_report
+from adlib.samples import Sample
 
 
 def picture(number: int, *, mark: int = 0) -> np.ndarray:
@@ -108,3 +120,100 @@ def test_a_picture_of_another_size_stands_in_the_last_lines(
     assert "ATTENTION: 11 held-out parts cannot promise 5 %" in told and "notes.txt" in told
     assert "LEFT OUT: 1" in told and "broken.png" in told
     assert "Pictures of 64 x 64 are looked at" in shown.out and "others' shape" not in shown.err
+
+
+def test_a_log_file_has_no_progress_bars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    images = [picture(i) for i in range(3)]
+    shown = []
+    for stream in (io.StringIO(), Terminal()):
+        monkeypatch.setattr(sys, "stderr", stream)
+        PatchCore(image_size=32, batch_size=1, device="cpu").fit(images)
+        shown.append(stream.getvalue())
+    assert shown[0] == "" and "coreset" in shown[1]
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    assert watched()
+
+
+# ---------------------------------------------------------------------- demo
+
+
+def test_demo_says_which_of_its_new_parts_are_defective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                        capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    monkeypatch.setattr(cli_commands, "SyntheticFactory", functools.partial(SyntheticFactory, size=64))
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "parts", "--good", "3", "--new", "10"]) == 0
+    assert "parts/labels.csv says which of the new parts are defective" in capsys.readouterr().out
+    rows = list(csv.DictReader((tmp_path / "parts/labels.csv").read_text().splitlines()))
+    pictures, _ = list_images("parts/new")
+    assert [f"parts/{row['picture']}" for row in rows] == [p.as_posix() for p in pictures]
+    factory = SyntheticFactory("washer", n_train=3, n_validation=8, n_test=20, n_defect=22, size=64)
+    made = {(s.image * 255).round().byte().permute(1, 2, 0).numpy().tobytes(): s.kind
+            for s in (*factory.validation, *factory.test)}  # fmt: skip
+    for row in rows:
+        assert made[np.asarray(Image.open(f"parts/{row['picture']}")).tobytes()] == row["kind"]
+        assert row["answer"] == ("good" if row["kind"] == "good" else "defective")
+    assert [row["answer"] for row in rows].count("defective") == 2
+
+
+# ---------------------------------------------------------------------- a watch that goes on for months
+
+
+def test_a_watch_forgets_what_has_gone(tmp_path: Path) -> None:
+    stays, arrivals = tmp_path / "stays.png", Arrivals(tmp_path)
+    stays.write_bytes(b"x")
+    given = []
+    for i in range(20):
+        path = tmp_path / f"{i}.png"
+        path.write_bytes(b"x")
+        for _ in range(2):
+            for ready, _ in arrivals.look():
+                given.append(ready.name)
+                arrivals.answered(ready)
+        path.unlink()
+    list(arrivals.look())
+    assert given.count("stays.png") == 1 and len(given) == 21
+    assert [*arrivals.known] == [stays] and not arrivals.open and not arrivals.waiting()
+    (tmp_path / "0.png").write_bytes(b"x")  # it comes back: a new one
+    assert [list(arrivals.look()) for _ in range(2)][1] == [(tmp_path / "0.png", False)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_watch_between_two_pictures(
+    number: int, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(3):
+        Image.fromarray(picture(70 + i, mark=20 * (i == 1))).save(tmp_path / f"{i}.png")
+    whole, before = PatchCore.predict, signal.getsignal(number)
+
+    def struck(self: PatchCore, samples: list[Sample]) -> Prediction:
+        if samples[0].path.endswith("0.png"):
+            os.kill(os.getpid(), number)  # while a picture is inspected: its line is written, and the others' too
+        return whole(self, samples)
+
+    monkeypatch.setattr(PatchCore, "predict", struck)
+    csv_file, json_file = tmp_path / "a.csv", tmp_path / "a.jsonl"
+    words = ["inspect", "parts.st", str(tmp_path), "--watch", "--every", "0.01", "--csv", str(csv_file), "--json",
+             str(json_file)]  # fmt: skip
+    status = main(words)
+    rows = list(csv.DictReader(csv_file.read_text().splitlines()))
+    assert [Path(row["picture"]).name for row in rows] == ["0.png", "1.png", "2.png"]
+    assert [json.loads(line)["answer"] for line in json_file.read_text().splitlines()] == [r["answer"] for r in rows]
+    assert status == status_of([Outcome(None, row["answer"]) for row in rows])
+    told = capsys.readouterr().err
+    assert "3 pictures: " in told and "what is waiting, 2" in told and signal.getsignal(number) is before
+
+
+def test_a_second_signal_ends_it_at_once(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(picture(70)).save(tmp_path / "0.png")
+
+    def struck(*_: object) -> None:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(PatchCore, "predict", struck)
+    assert main(["inspect", "parts.st", str(tmp_path), "--watch", "--every", "0.01"]) == 130
