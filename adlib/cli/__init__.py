@@ -31,7 +31,7 @@ app = typer.Typer(
 )  # fmt: skip
 
 # The options that commands of Python's names become in a message of the library.
-OPTIONS = "alpha|folds|validation|group|max_value|image_size|region|tiles|seed|masks"
+OPTIONS = "alpha|folds|validation|group|max_value|image_size|region|tiles|steps|epochs|seed|masks"
 BAD, PROMISE, READING, OUTPUT = "Method", "Threshold and promise", "Pictures", "Answers"
 
 
@@ -93,6 +93,12 @@ def fit(
     region: Annotated[Path | None, typer.Option(
         help="A picture that is white where to look and black elsewhere.", rich_help_panel=BAD,
         show_default=False)] = None,
+    steps: Annotated[int | None, typer.Option(
+        help="Of efficientad: steps of its training. Fewer are quicker and worse. Without it 2500.", min=1,
+        rich_help_panel=BAD, show_default=False)] = None,
+    epochs: Annotated[int | None, typer.Option(
+        help="Of simplenet: how often its training sees each picture. Without it 20.", min=1, rich_help_panel=BAD,
+        show_default=False)] = None,
     seed: Annotated[int, typer.Option(help="Everything random comes from it.", rich_help_panel=BAD)] = 0,
     group: Group = None,
     max_value: Annotated[float | None, typer.Option(
@@ -111,7 +117,8 @@ def fit(
     from adlib.cli import commands
 
     return commands.fit(folder, out, method.value, group=group, max_value=max_value, alpha=alpha, validation=validation,
-                    folds=folds, region=region, image_size=image_size, tiles=tiles, seed=seed, device=device)
+                        folds=folds, region=region, image_size=image_size, tiles=tiles, steps=steps, epochs=epochs,
+                        seed=seed, device=device)
 
 
 @app.command(

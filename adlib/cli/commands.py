@@ -43,15 +43,15 @@ NAMES = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "au_pro": "
 
 def fit(
     folder: Path, to: Path, method: str, *, group: str | None, max_value: float | None, alpha: float | None,
-    validation: float | None, folds: int | None, region: Path | None, image_size: Any, tiles: int | None, seed: int,
-    device: str,
+    validation: float | None, folds: int | None, region: Path | None, image_size: Any, tiles: int | None,
+    steps: int | None, epochs: int | None, seed: int, device: str,
 ) -> int:  # fmt: skip
     """`adlib fit`."""
     if validation is not None and folds is not None:
         raise ValueError("--validation and --folds are both given: expected one of them; leave the other out")
     must_take_file(to)
     must_be_good_alone(folder, to)
-    made = _given(METHODS[method], image_size=image_size, tiles=tiles)
+    made = _given(METHODS[method], image_size=image_size, tiles=tiles, steps=steps, epochs=epochs)
     asked = _given(METHODS[method].fit, region=None if region is None else str(region))
     detector = METHODS[method](seed=seed, device=device, **made)
     notes: list[str] = []
@@ -71,7 +71,8 @@ def fit(
             out(line)
     how = (f"{folds} times, each time without some parts, so it takes {folds} times as long" if folds else
            f"{held} of the parts held out")
-    out(f"Fits {type(detector).__name__} on {detector.device.type}, {how} ...")
+    long = [f"{getattr(detector, n)} {n} of training, " for n in ("steps", "epochs") if hasattr(detector, n)]
+    out(f"Fits {type(detector).__name__} on {detector.device.type}, {''.join(long)}{how} ...")
     start = time.monotonic()
     with noted(notes):
         warnings.filterwarnings("ignore", r"\d+ of \d+ images left out|the scores of \d+ of")  # they are named below
@@ -220,8 +221,9 @@ def _given(function: Any, **options: Any) -> dict[str, Any]:
     given = {name: value for name, value in options.items() if value is not None}
     if unknown := given.keys() - signatures.signature(function).parameters.keys():
         name = min(unknown)
-        raise ValueError(f"--{name.replace('_', '-')}: {function.__name__} has none; leave it out, or take another "
-                         "--method")
+        others = [m for m, made in METHODS.items() if name in signatures.signature(made).parameters]
+        raise ValueError(f"--{name.replace('_', '-')}: {function.__name__} has none; leave it out, or take --method "
+                         f"{' or '.join(others)}")
     return given
 
 
