@@ -280,8 +280,13 @@ def one_size(sizes: Mapping[tuple[int, int], str], step: int) -> tuple[tuple[int
                          f"{' and '.join(some) or 'none can be read'} (height × width); give image_size=(height, "
                          "width) beside tiles, and all are resized to it, or take pictures of one camera")
     own = next(iter(sizes))
-    height, width = (step * -(-side // step) for side in own)
-    return (height, width), own
+    return whole_steps(own, step), own
+
+
+def whole_steps(size: tuple[int, int], step: int) -> tuple[int, int]:
+    """The size (height, width), up to whole steps."""
+    height, width = (step * -(-side // step) for side in size)
+    return height, width
 
 
 def smallest_side(reading: Reading, field: ReceptiveField | None, stride: int, image_size: tuple[int, int],

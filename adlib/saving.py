@@ -14,7 +14,7 @@ import adlib
 from adlib.backbones import fingerprint
 from adlib.checks import whole
 from adlib.files import read_tensors, write_tensors
-from adlib.reading import Reading
+from adlib.reading import Reading, whole_steps
 
 # Constructor arguments that a file does not hold: they belong to one machine, one run, or to the user.
 NOT_SAVED = ("device", "pretrained", "checkpoint", "features_folder", "penalty_images")
@@ -55,6 +55,7 @@ def load_detector(cls: Any, path: Path, device: torch.device, own: dict[str, nn.
         detector = cls(own.get(frozen, about["frozen"]), pretrained=False, device="cpu", **about["config"])
         detector.reading = Reading.from_json(about["reading"])
         detector.takes_aspect = about["takes_aspect"]
+        _check_own_size(detector)
         detector.normal_parts = [_part(entry) for entry in about["normal_parts"]]
         last = f"folds.{whole('folds', about['folds'], 0) - 1}."
         if about["folds"] and not any(name.startswith(last) for name in tensors):  # before so many are made
@@ -159,6 +160,16 @@ def _check_about(cls: Any, about: dict[str, Any], path: Path) -> None:
     if wrong := about["config"].keys() ^ set(cls.saved_names()):
         raise ValueError(f"{path}: its settings lack, or have too much, {', '.join(sorted(wrong))[:200]}; it is of "
                          f"adlib {about['adlib']}, this is {adlib.__version__}; save the detector again")
+
+
+def _check_own_size(detector: Any) -> None:
+    """Pictures that are not resized are continued up to image_size, so the two sizes belong together."""
+    own = detector.reading.own_size
+    if own is not None and detector.tiles is None:
+        raise ValueError(f"reading: own_size = {own} and no tiles: expected both, or neither")
+    if own is not None and detector.image_size != whole_steps(own, detector.step):
+        raise ValueError(f"reading: own_size = {own} with tiles = {detector.tiles}: expected image_size = "
+                         f"{whole_steps(own, detector.step)}, found {detector.image_size}")
 
 
 def _part(entry: Any) -> tuple[str, str | None]:

@@ -3,6 +3,7 @@
     python recipes/inspect_onnx.py parts.onnx parts/new 0.05 > answers.csv
 """
 
+import argparse
 import csv
 import json
 import sys
@@ -12,10 +13,22 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
-session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
-about, alpha = json.loads(session.get_modelmeta().custom_metadata_map["adlib"]), float(sys.argv[3])
-if alpha * (about["held_out"] + 1) < 1 - 1e-9:
-    sys.exit(f"{about['held_out']} held-out parts cannot promise {alpha}: give at least {1 / (about['held_out'] + 1)}")
+parser = argparse.ArgumentParser(description="Inspect a folder of pictures; the answers are CSV.")
+parser.add_argument("file", help="what adlib export wrote, such as parts.onnx")
+parser.add_argument("folder", type=Path, help="the pictures, such as parts/new")
+parser.add_argument("alpha", type=float, help="the share of good parts that may be called defective, such as 0.05")
+asked = parser.parse_args()
+try:
+    session = onnxruntime.InferenceSession(asked.file, providers=["CPUExecutionProvider"])
+    about = json.loads(session.get_modelmeta().custom_metadata_map["adlib"])
+except Exception as error:  # whatever another file provokes
+    parser.error(f"{asked.file}: is no file that adlib export wrote: {type(error).__name__}: {error}")
+least = 1 / (about["held_out"] + 1)
+if not least - 1e-9 <= asked.alpha < 1:
+    parser.error(f"alpha = {asked.alpha}: expected a share from {least:.3g}, which is the least that the "
+                 f"{about['held_out']} held-out parts can promise, to below 1")
+if not asked.folder.is_dir():
+    parser.error(f"{asked.folder}: no such folder")
 
 
 def read(path):
@@ -39,10 +52,10 @@ def read(path):
 
 table = csv.writer(sys.stdout)
 table.writerow(["image", "score", "p_value", "answer"])
-for path in sorted(path for path in Path(sys.argv[2]).rglob("*") if path.is_file()):
+for path in sorted(path for path in asked.folder.rglob("*") if path.is_file()):
     name = f"./{path}" if str(path)[0] in "=+-@\t\r" else path  # no formula for a spreadsheet
     try:
         score, p_value = session.run(["scores", "p_values"], {"images": read(path)})
-        table.writerow([name, score[0], p_value[0], "defective" if p_value[0] <= alpha else "good"])
+        table.writerow([name, score[0], p_value[0], "defective" if p_value[0] <= asked.alpha else "good"])
     except Exception as error:  # one picture must not stop the others
         table.writerow([name, "", "", f"not inspected: {error}"])

@@ -34,6 +34,7 @@ from adlib.parts import hold_out, parts_of
 from adlib.prediction import Prediction
 from adlib.report import odd_held_out, percent, promise, write_report
 from adlib.samples import Sample, collect
+from adlib.threshold import cross_conformal_bound
 
 SHARE = 0.35
 SLOW_FOLDS = 5  # of a method whose training takes long
@@ -65,7 +66,7 @@ def fit(
     count = len(parts_of(samples))
     out(f"{len(samples)} pictures of {count} parts in {folder}.")
     held = count if folds is not None else len(parts_of(hold_out(samples, float(validation or 0), seed)[1]))
-    alpha, few = least(alpha, held, count, folder, to)
+    alpha, few = least(alpha, held, count, folder, to, folds)
     if few:
         for line in ("", f"ATTENTION: {few}", ""):
             out(line)
@@ -76,6 +77,8 @@ def fit(
     start = time.monotonic()
     with noted(notes):
         warnings.filterwarnings("ignore", r"\d+ of \d+ images left out|the scores of \d+ of")  # they are named below
+        if few:
+            warnings.filterwarnings("ignore", r"\d+ folds of \d+ parts promise")
         if other:
             warnings.filterwarnings("ignore", r"\d+ of \d+ training images are not of the others' shape")
         detector.fit(samples, validation=validation, folds=folds, alpha=alpha, **asked)
@@ -105,7 +108,9 @@ def choose(samples: list[Sample], alpha: float, method: str, seed: int) -> tuple
     return None, count if method == "patchcore" else min(count, SLOW_FOLDS)
 
 
-def least(alpha: float | None, held: int, count: int, folder: Path, to: Path) -> tuple[float, str]:
+def least(
+    alpha: float | None, held: int, count: int, folder: Path, to: Path, folds: int | None = None
+) -> tuple[float, str]:
     """The α asked for, or 0.05, or the least that so many held-out parts can promise, and then what to say of it."""
     can = 1 / (held + 1)
     if alpha is None and held >= parts_needed(ALPHA):
@@ -113,8 +118,10 @@ def least(alpha: float | None, held: int, count: int, folder: Path, to: Path) ->
     if alpha is None:
         more = (f"without --validation and --folds it would be 1/{count + 1} = {percent(1 / (count + 1))}; "
                 if held < count else "")
+        fewer = (f" with --folds {count}; with {folds} folds it is {percent(cross_conformal_bound(can, held, folds))}"
+                 if folds is not None and 2 <= folds < count else "")
         return can, (f"{held} held-out parts cannot promise {percent(ALPHA)} false alarms. They can promise 1 in "
-                     f"{held + 1}, {percent(can)}, and adlib goes on with that. For {percent(ALPHA)}: {more}"
+                     f"{held + 1}, {percent(can)}{fewer}, and adlib goes on with that. For {percent(ALPHA)}: {more}"
                      f"{parts_needed(ALPHA)} good parts or more, better {math.ceil(parts_needed(ALPHA) / SHARE)}.")
     if held < parts_needed(alpha):
         retry = command("fit", folder, "--out", to, "--alpha", f"1/{count + 1}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import inspect
 import io
 import json
 import os
@@ -17,15 +18,17 @@ import pytest
 import torch
 from PIL import Image
 
-from adlib import PatchCore, Prediction
+from adlib import EfficientAD, PatchCore, Prediction, SimpleNet
 from adlib.cli import commands as cli_commands
 from adlib.cli import main
 from adlib.cli.answers import Arrivals, Outcome, status_of
 from adlib.datasets import SyntheticFactory
+from adlib.detector import Detector
 from adlib.folders import list_images
 from adlib.progress import watched
 from adlib.report import odd_held_out, write_report
 from adlib.samples import Sample
+from adlib.threshold import cross_conformal_bound
 
 
 def picture(number: int, *, mark: int = 0) -> np.ndarray:
@@ -217,3 +220,32 @@ def test_a_second_signal_ends_it_at_once(here: Path, tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(PatchCore, "predict", struck)
     assert main(["inspect", "parts.st", str(tmp_path), "--watch", "--every", "0.01"]) == 130
+
+
+# ---------------------------------------------------------------------- the methods that are trained
+
+
+def test_training_can_be_made_short(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit("good", "s.st", "--method", "simplenet", "--epochs", "1", "--image-size", "32", "--validation", "0.3")
+    assert "1 epochs of training" in capsys.readouterr().out
+    assert Detector.load("s.st").epochs == 1 and main(["inspect", "s.st", "new"]) in (0, 1)
+    capsys.readouterr()
+    for option, method in (("steps", "efficientad"), ("epochs", "simplenet")):
+        assert main(["fit", "good", "--out", "x.st", f"--{option}", "2"]) == 2
+        assert f"--{option}: PatchCore has none; leave it out, or take --method {method}" in capsys.readouterr().err
+
+
+def test_what_few_folds_promise_is_said(here: Path) -> None:
+    alpha, few = cli_commands.least(None, 15, 15, Path("good"), Path("x.st"), 5)
+    assert alpha == 1 / 16 and f"{cross_conformal_bound(1 / 16, 15, 5):.1%}" == "16.7%"
+    assert "1 in 16, 6.25 % with --folds 15; with 5 folds it is 16.7 %, and adlib goes on" in few
+    assert "with --folds" not in cli_commands.least(None, 15, 15, Path("good"), Path("x.st"), 15)[1]
+
+
+def test_help_says_how_long_a_training_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    assert main(["fit", "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    for method, option in ((EfficientAD, "steps"), (SimpleNet, "epochs")):
+        assert f"--{option}" in told
+        assert f"Without it {inspect.signature(method).parameters[option].default}." in told

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -230,7 +231,27 @@ def test_a_program_without_torch(bank: PatchCore, written: Path, folder: Path, t
     for name in map(lambda path: Path(path).name, ours.failures):
         assert rows[name]["answer"].startswith("not inspected")
     few = subprocess.run([sys.executable, PROGRAM, written, new, "0.05"], capture_output=True, text=True)
-    assert few.returncode == 1 and "cannot promise 0.05" in few.stderr
+    assert few.returncode == 2 and "alpha = 0.05: expected a share from 0.0909" in few.stderr
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--help"], "may be called defective"), ([], "usage: inspect_onnx.py [-h] file folder alpha"),
+    (["{written}", "{folder}"], "required: alpha"), (["{written}", "{folder}", "5%"], "invalid float value: '5%'"),
+    (["{written}", "{folder}", "5"], "to below 1"), (["{written}", "none", "0.1"], "none: no such folder"),
+    (["none.onnx", "{folder}", "0.1"], "none.onnx: is no file that adlib export wrote"),
+    ([str(PROGRAM), "{folder}", "0.1"], "is no file that adlib export wrote"),
+])  # fmt: skip
+def test_the_program_says_how_it_is_used(
+    words: list[str], said: str, written: Path, folder: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["inspect_onnx.py", *(w.format(written=written, folder=folder) for w in words)])
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(PROGRAM), run_name="__main__")
+    shown = capsys.readouterr()
+    assert said in shown.out + shown.err and end.value.code == (0 if words == ["--help"] else 2)
+    assert words == ["--help"] or shown.out == ""
 
 
 # ---------------------------------------------------------------------- what is refused

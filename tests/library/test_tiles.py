@@ -12,6 +12,7 @@ from torch import nn
 
 from adlib import EfficientAD, PatchCore, SimpleNet
 from adlib.detector import Detector
+from adlib.files import read_tensors, write_tensors
 from adlib.images import ImageError
 from adlib.prediction import full_size_maps
 from adlib.region import cells_that_see
@@ -186,3 +187,28 @@ def test_pictures_of_several_sizes(pair: tuple[Detector, Detector]):
         pair[0].forward(torch.zeros(1, 3, 90, 203))
     both = PatchCore(**FEW, tiles=64, image_size=(96, 208))  # resized, and then cut
     assert len(both.fit(pictures(2)).predict(pictures(1, size=(180, 406))).scores) == 1
+
+
+def test_a_picture_of_another_size_is_refused_by_name(tmp_path: Path):
+    tiled = PatchCore(**FEW, tiles=64).fit(pictures(2))
+    for size in ((89, 203), (91, 203), (88, 200), (80, 180), (45, 101), (10, 22), (180, 406)):
+        answer = tiled.predict([*pictures(1, 2, size), *pictures(1, 3)])
+        assert len(answer.scores) == 1 and f"{size[0]} × {size[1]} pixels" in answer.failures["image[0]"]
+    assert "expected 90 × 203 as the training" in tiled.predict(pictures(2, 2, (88, 200))).failures["image[1]"]
+
+
+def test_a_file_whose_two_sizes_do_not_belong_together_is_refused(tmp_path: Path):
+    path, tiled = tmp_path / "t.safetensors", PatchCore(**FEW, tiles=64).fit(pictures(2))
+    tiled.save(path)
+    about, tensors = read_tensors(path)
+    for own in ([90, 300], [50, 203], [97, 208], [10**9, 5]):
+        about["reading"]["own_size"] = own
+        write_tensors(path, tensors, about)
+        with pytest.raises(ValueError, match=rf"t.safetensors: .*own_size = \({own[0]}, {own[1]}\).*found \(96, 208\)"):
+            Detector.load(path)
+    PatchCore(**FEW, image_size=SIZE).fit(pictures(2)).save(path)
+    about, tensors = read_tensors(path)
+    about["reading"]["own_size"] = list(SIZE)
+    write_tensors(path, tensors, about)
+    with pytest.raises(ValueError, match=r"own_size = \(96, 208\) and no tiles"):
+        Detector.load(path)
