@@ -58,7 +58,7 @@ def export_onnx(
     tiles. A warning tells of the memory.
 
     A graph refuses nothing else. What the reading contract asks of an image stands in the file, and the program that
-    reads the images has to ask it: recipes/inspect_onnx.py does, in fifty lines, without torch. The metadata entry
+    reads the images has to ask it: recipes/inspect_onnx.py does, in sixty lines, without torch. The metadata entry
     "adlib" is JSON, the value that this function returns.
 
     All is made of ONNX's usual steps (opset 18), and OpenVINO gives the same numbers.

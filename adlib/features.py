@@ -273,7 +273,7 @@ def spread(scores: Tensor, stride: int, grid: tuple[int, int], cells: Cells | No
     Tensor (B, h*, w*)
     """
     few = -(-grid[0] // stride), -(-grid[1] // stride)  # h', w'
-    scores = scores.view(-1, *few) if cells is None else cells.spread(scores, few)
+    scores = scores.view(scores.shape[0], *few) if cells is None else cells.spread(scores, few)
     if stride == 1:
         return scores
     size = [(n - 1) * stride + 1 for n in few]

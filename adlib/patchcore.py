@@ -190,7 +190,7 @@ class PatchCore(Detector):
         bank, filled = torch.empty(0, 0), 0
         for batch in batches:
             rows = self._rows_of(batch)  # (B·h·w, C)
-            if not bool(torch.isfinite(rows.sum())):  # one number, and no copy of all
+            if not bool(torch.isfinite(torch.stack(rows.aminmax())).all()):  # a NaN is both; no copy of all
                 raise ValueError("the backbone gave features that are not finite: check its weights and the images")
             if not filled:
                 bank = torch.empty(count * (len(rows) // len(batch)), rows.shape[1], device=rows.device)

@@ -20,8 +20,8 @@ def pick_device(device: str = "auto") -> torch.device:
             found = torch.device(device)
         except (RuntimeError, TypeError) as error:
             raise ValueError(f"device = {device!r}: expected 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'") from error
-        there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(found.type)
-        if there is not None and not there():
+        there = {"cpu": 1, "meta": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+        if (found.index or 0) >= there.get(found.type, 0):
             raise ValueError(f"device = {device!r}: torch finds no such device here, expected 'auto' or 'cpu'; or "
                              "install a driver and a torch that know it")
         return found

@@ -13,7 +13,10 @@ def watched() -> bool:
 
     tqdm's own ``disable=None`` asks for a terminal alone, and a notebook is none.
     """
-    return "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty())
+    try:
+        return "ipykernel" in sys.modules or sys.stderr.isatty()
+    except (AttributeError, ValueError):  # none at all, a logger's, or a closed one
+        return False
 
 
 def progress_bar(*args: Any, disable: bool = False, leave: bool = False, **options: Any) -> tqdm:

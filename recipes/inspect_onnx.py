@@ -23,6 +23,10 @@ try:
     about = json.loads(session.get_modelmeta().custom_metadata_map["adlib"])
 except Exception as error:  # whatever another file provokes
     parser.error(f"{asked.file}: is no file that adlib export wrote: {type(error).__name__}: {error}")
+if not about["held_out"]:
+    parser.error(f"{asked.file}: has no held-out parts; fit with some held out, and export again")
+if about["format"] > 2:
+    parser.error(f"{asked.file}: was written by a newer adlib; take the recipe of that version")
 least = 1 / (about["held_out"] + 1)
 if not least - 1e-9 <= asked.alpha < 1:
     parser.error(f"alpha = {asked.alpha}: expected a share from {least:.3g}, which is the least that the "
@@ -42,14 +46,15 @@ def read(path):
         raise ValueError(f"{values.dtype} up to {values.max()}, expected {about['type']} up to {about['max_value']:g}")
     if not low <= height / width <= high or height * width < about["least_pixels"]:
         raise ValueError(f"{height} × {width} pixels, expected the shape and size of the training images")
-    if (about["own_size"] or [height, width]) != [height, width]:
+    if (about.get("own_size") or [height, width]) != [height, width]:
         raise ValueError(f"{height} × {width} pixels, expected {about['own_size']}, height and width")
-    h, w = about["frame"] or (height, width)
+    h, w = about.get("frame") or (height, width)
     if abs(h * width - w * height) > max(h + w, height + width) / 2:
         raise ValueError(f"{height} × {width} pixels, expected the shape of the region's frame, {h} × {w}")
     return values
 
 
+sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be Unicode
 table = csv.writer(sys.stdout)
 table.writerow(["image", "score", "p_value", "answer"])
 for path in sorted(path for path in asked.folder.rglob("*") if path.is_file()):

@@ -215,7 +215,9 @@ class Arrivals:
         for path in sorted(gone):  # it went before it could be read, and that must be said
             self.open.add(path)
             yield path, True
-        if not self.lost:  # a line runs for months: of a picture that was answered and has gone, nothing is kept
+        # A line runs for months: of a picture that was answered and has gone, nothing is kept. But a folder without
+        # any picture may be a share that comes back, and then none of them is new.
+        if found and not self.lost:
             kept = {*found, *self.waiting()}
             self.known = {path: state for path, state in self.known.items() if path in kept}
         for path in found:

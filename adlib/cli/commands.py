@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect as signatures
 import json as json_text
 import math
+import shlex
 import shutil
 import tempfile
 import time
@@ -72,11 +73,11 @@ def fit(
             out(line)
     how = (f"{folds} times, each time without some parts, so it takes {folds} times as long" if folds else
            f"{held} of the parts held out")
-    long = [f"{getattr(detector, n)} {n} of training, " for n in ("steps", "epochs") if hasattr(detector, n)]
+    long = [f"{n} of training: {getattr(detector, n)}; " for n in ("steps", "epochs") if hasattr(detector, n)]
     out(f"Fits {type(detector).__name__} on {detector.device.type}, {''.join(long)}{how} ...")
     start = time.monotonic()
     with noted(notes):
-        warnings.filterwarnings("ignore", r"\d+ of \d+ images left out|the scores of \d+ of")  # they are named below
+        warnings.filterwarnings("ignore", r"\d+ of \d+ images left out")  # they are named below
         if few:
             warnings.filterwarnings("ignore", r"\d+ folds of \d+ parts promise")
         if other:
@@ -85,7 +86,9 @@ def fit(
     detector.save(to)
     told(detector, samples, alpha, time.monotonic() - start)
     out(f"Written: {to} ({readable_bytes(to.stat().st_size)}).")
-    attend([few, other, odd_held_out(detector, alpha)], notes, {**broken, **detector.failures})
+    if odd := odd_held_out(detector, alpha):  # says more than the warning of the fit
+        notes = [note for note in notes if not note.startswith("the scores of ")]
+    attend([few, other, odd], notes, {**broken, **detector.failures})
     usual, _ = least(None, len(detector.normal_scores), count, folder, to)
     more = [] if math.isclose(alpha, usual) else ["--alpha", f"{alpha:g}"]
     more += [] if group is None else ["--group", group]
@@ -328,10 +331,12 @@ def export(file: Path, to: Path, check: Path, tolerance: float) -> int:
         raise ValueError(f"{error}. Export needs more packages: type pip install 'adlib[export]', in a copy of the "
                          "repository pip install '.[export]'") from None
     detector = load(file, "cpu")
-    export_onnx(detector, to, check=str(check), tolerance=tolerance)
-    out(f"Written: {to} ({readable_bytes(to.stat().st_size)}), with the scores of {file} for the pictures in {check}, "
-        f"within {tolerance:g}.")
-    out(f"It runs with onnxruntime alone: python recipes/inspect_onnx.py {to} PICTURES 0.05, a file of the repository.")
+    about = export_onnx(detector, to, check=str(check), tolerance=tolerance)
+    out(f"Written: {to} ({readable_bytes(to.stat().st_size)}), with the scores of {file} for "
+        f"{about['checked']['images']} pictures of {check}, within {tolerance:g}.")
+    if held := about["held_out"]:
+        line = shlex.join(["python", "recipes/inspect_onnx.py", str(to), "NEW", f"{max(ALPHA, 1 / (held + 1)):.3g}"])
+        out(f"It runs with onnxruntime alone, by a file of the repository: {line}")
     return 0
 
 

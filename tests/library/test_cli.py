@@ -346,13 +346,16 @@ def test_export_says_what_to_install_and_passes_everything_on(
     assert "adlib[export]" in capsys.readouterr().err
     asked = []
 
-    def export_onnx(fitted: object, path: Path, *, check: object, tolerance: float) -> None:
+    def export_onnx(fitted: object, path: Path, *, check: object, tolerance: float) -> dict[str, Any]:
         asked.append((type(fitted), path, check, tolerance))
         path.write_bytes(b"onnx")
+        return {"checked": {"images": 7}, "held_out": 9}
 
     monkeypatch.setitem(sys.modules, "adlib.export", types.SimpleNamespace(export_onnx=export_onnx))
     assert main(words) == 0
     assert asked == [(adlib.PatchCore, Path("parts.onnx"), "good", 1e-4)]
+    told = " ".join(capsys.readouterr().out.split())
+    assert "for 7 pictures of good" in told and "inspect_onnx.py parts.onnx NEW 0.1" in told
 
 
 def test_demo_writes_what_the_other_commands_take(

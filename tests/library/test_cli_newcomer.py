@@ -90,6 +90,13 @@ def test_every_command_says_that_one_part_sets_the_threshold(
     assert f"good/07.png: this held-out part has the score {highest:.4g}" in (here / "odd.html").read_text()
 
 
+def test_an_odd_part_below_the_threshold_stays_a_note(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit("good", "note.st", "--alpha", "2/13")
+    told = last_lines(capsys.readouterr().out)
+    assert "Note: the scores of 1 of 12 held-out parts stand apart" in told and "good/07.png" in told
+    assert "ATTENTION" not in told and "the scores of" not in last_lines((here / "told.txt").read_text())
+
+
 def test_it_is_said_only_where_it_is_so(here: Path, tmp_path: Path) -> None:
     detector = PatchCore.load("parts.st", device="cpu")
     assert odd_held_out(detector, 1 / 13) is not None
@@ -138,6 +145,13 @@ def test_a_log_file_has_no_progress_bars(tmp_path: Path, monkeypatch: pytest.Mon
         PatchCore(image_size=32, batch_size=1, device="cpu").fit(images)
         shown.append(stream.getvalue())
     assert shown[0] == "" and "coreset" in shown[1]
+    for stream in (None, object(), Terminal()):
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert watched() == isinstance(stream, Terminal)
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed)
+    assert not watched()
     monkeypatch.setitem(sys.modules, "ipykernel", sys)
     assert watched()
 
@@ -185,6 +199,20 @@ def test_a_watch_forgets_what_has_gone(tmp_path: Path) -> None:
     assert [list(arrivals.look()) for _ in range(2)][1] == [(tmp_path / "0.png", False)]
 
 
+def test_a_share_that_goes_and_comes_back_has_nothing_new(tmp_path: Path) -> None:
+    share, away, arrivals = tmp_path / "share", tmp_path / "away", Arrivals(tmp_path / "share")
+    share.mkdir()
+    (share / "a.png").write_bytes(b"x")
+    for ready, _ in [found for _ in range(3) for found in arrivals.look()]:
+        arrivals.answered(ready)
+    share.rename(away)
+    share.mkdir()  # the empty folder below it
+    assert not list(arrivals.look())
+    share.rmdir()
+    away.rename(share)
+    assert not [found for _ in range(3) for found in arrivals.look()] and len(arrivals.known) == 1
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_watch_between_two_pictures(
     number: int, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -227,7 +255,7 @@ def test_a_second_signal_ends_it_at_once(here: Path, tmp_path: Path, monkeypatch
 
 def test_training_can_be_made_short(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit("good", "s.st", "--method", "simplenet", "--epochs", "1", "--image-size", "32", "--validation", "0.3")
-    assert "1 epochs of training" in capsys.readouterr().out
+    assert "epochs of training: 1;" in capsys.readouterr().out
     assert Detector.load("s.st").epochs == 1 and main(["inspect", "s.st", "new"]) in (0, 1)
     capsys.readouterr()
     for option, method in (("steps", "efficientad"), ("epochs", "simplenet")):

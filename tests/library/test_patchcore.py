@@ -203,6 +203,8 @@ def test_a_stride_does_not_shift_the_map(stride):
     rows, columns = ((n - 1) // stride * stride + 1 for n in (9, 8))
     assert torch.allclose(out[:rows, :columns], full[:rows, :columns], atol=1e-5)
     assert out.shape == full.shape and torch.equal(out[:, -1], out[:, columns - 1])
+    with pytest.raises(RuntimeError):
+        spread(torch.rand(4, 5, 5), 1, (10, 10))  # as many numbers as one map of that grid
 
 
 def test_training_mode_changes_nothing(fitted, factory):
