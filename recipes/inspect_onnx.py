@@ -18,6 +18,8 @@ parser.add_argument("file", help="what adlib export wrote, such as parts.onnx")
 parser.add_argument("folder", type=Path, help="the pictures, such as parts/new")
 parser.add_argument("alpha", type=float, help="the share of good parts that may be called defective, such as 0.05")
 asked = parser.parse_args()
+if not Path(asked.file).is_file():
+    parser.error(f"{asked.file}: no such file")
 try:
     session = onnxruntime.InferenceSession(asked.file, providers=["CPUExecutionProvider"])
     about = json.loads(session.get_modelmeta().custom_metadata_map["adlib"])

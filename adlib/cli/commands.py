@@ -60,6 +60,8 @@ def fit(
     with noted(notes):
         samples, _ = collect(str(folder), group=group, max_value=max_value)
         samples, broken = readable(samples)  # so that the number of parts is that of the fit
+    if broken:
+        tell(f"Note: {len(broken)} cannot be read and are left out, such as {next(iter(broken.values()))}.")
     if other := other_sizes(samples):
         tell(f"Note: {other}.")
     if validation is None and folds is None:

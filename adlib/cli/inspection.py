@@ -77,6 +77,9 @@ def load(file: Path, device: str = "auto") -> Any:
     if file.is_dir():
         raise ValueError(f"{file}: is a folder, expected first the file that adlib fit wrote, then the pictures: "
                          f"{command('inspect', 'parts.safetensors', file)}")
+    if file.suffix.lower() == ".onnx":
+        raise ValueError(f"{file}: is what adlib export writes, expected the file that adlib fit wrote, such as "
+                         "parts.safetensors; an ONNX file is run by recipes/inspect_onnx.py of the repository")
     return Detector.load(file, device=device)
 
 

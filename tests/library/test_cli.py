@@ -346,7 +346,7 @@ def test_export_says_what_to_install_and_passes_everything_on(
     assert "adlib[export]" in capsys.readouterr().err
     asked = []
 
-    def export_onnx(fitted: object, path: Path, *, check: object, tolerance: float) -> dict[str, Any]:
+    def export_onnx(fitted: object, path: Path, *, check: object, tolerance: float) -> dict[str, object]:
         asked.append((type(fitted), path, check, tolerance))
         path.write_bytes(b"onnx")
         return {"checked": {"images": 7}, "held_out": 9}

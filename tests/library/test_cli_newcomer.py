@@ -129,6 +129,7 @@ def test_a_picture_of_another_size_stands_in_the_last_lines(
     assert "photograph them as the others, or take them out, and fit again" in told
     assert "ATTENTION: 11 held-out parts cannot promise 5 %" in told and "notes.txt" in told
     assert "LEFT OUT: 1" in told and "broken.png" in told
+    assert "Note: 1 cannot be read and are left out" in shown.err and "broken.png" in shown.err
     assert "Pictures of 64 x 64 are looked at" in shown.out and "others' shape" not in shown.err
 
 
@@ -268,6 +269,12 @@ def test_what_few_folds_promise_is_said(here: Path) -> None:
     assert alpha == 1 / 16 and f"{cross_conformal_bound(1 / 16, 15, 5):.1%}" == "16.7%"
     assert "1 in 16, 6.25 % with --folds 15; with 5 folds it is 16.7 %, and adlib goes on" in few
     assert "with --folds" not in cli_commands.least(None, 15, 15, Path("good"), Path("x.st"), 15)[1]
+
+
+def test_an_onnx_file_is_no_detector(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("parts.onnx").write_bytes(b"onnx")
+    assert main(["inspect", "parts.onnx", "new"]) == 2
+    assert "parts.onnx: is what adlib export writes, expected the file that adlib fit wrote" in capsys.readouterr().err
 
 
 def test_help_says_how_long_a_training_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
