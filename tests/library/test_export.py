@@ -238,7 +238,7 @@ def test_a_program_without_torch(bank: PatchCore, written: Path, folder: Path, t
     (["--help"], "may be called defective"), ([], "usage: inspect_onnx.py [-h] file folder alpha"),
     (["{written}", "{folder}"], "required: alpha"), (["{written}", "{folder}", "5%"], "invalid float value: '5%'"),
     (["{written}", "{folder}", "5"], "to below 1"), (["{written}", "none", "0.1"], "none: no such folder"),
-    (["none.onnx", "{folder}", "0.1"], "none.onnx: is no file that adlib export wrote"),
+    (["none.onnx", "{folder}", "0.1"], "none.onnx: no such file"),
     ([str(PROGRAM), "{folder}", "0.1"], "is no file that adlib export wrote"),
 ])  # fmt: skip
 def test_the_program_says_how_it_is_used(
